@@ -1,0 +1,172 @@
+"""City files: defaults, derived geometry, and errors that name key, value and what is allowed."""
+
+import numpy as np
+import pytest
+import yaml
+
+from ueloc_core.city import City, load_cities, load_city
+from ueloc_core.errors import CityError
+
+MINIMAL = {
+    "name": "somewhere",
+    "source": {"kind": "file", "path": "somewhere.osm.gz"},
+    "bbox": [24.935, 60.164, 24.953, 60.179],
+}
+
+
+def _write(folder, content, name="somewhere"):
+    path = folder / f"{name}.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_a_minimal_file_takes_every_default(tmp_path):
+    city = load_city(_write(tmp_path, MINIMAL))
+    assert city.crs_code == "EPSG:32635"
+    assert city.grid.cell_m == 4
+    assert city.source.path == tmp_path / "somewhere.osm.gz"
+    assert city.range_m >= city.window.size_m / 2 + city.window.shift_m
+    assert city.split_of(city.tile_names[0]) == "train"
+
+
+def test_the_shipped_cities_load():
+    cities = load_cities()
+    assert "helsinki" in cities
+    helsinki = cities["helsinki"]
+    assert len(helsinki.tile_list) == 12
+    assert helsinki.split_of("e754n13030") == "validation"
+    assert helsinki.split_of("e752n13033") == "test"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"gird": {"cell_m": 4}}, ["gird", "unknown key", "grid"]),
+        ({"grid": {"cell": 4}}, ["grid.cell = 4", "unknown key", "allowed: cell_m"]),
+        ({"grid": {"cell_m": -4}}, ["grid.cell_m = -4", "greater than 0"]),
+        ({"grid": {"cell_m": "wide"}}, ["grid.cell_m = 'wide'", "number"]),
+        ({"radio": {"frequency_ghz": 0.1}}, ["radio.frequency_ghz = 0.1", "0.5"]),
+        ({"radio": {"numerology": 7}}, ["radio.numerology = 7", "less than or equal to 3"]),
+        ({"radio": {"resource_blocks": 200, "bandwidth_mhz": 20}}, ["resource_blocks = 200", "20"]),
+        ({"radio": {"load": 1.5}}, ["radio.load = 1.5", "less than or equal to 1"]),
+        ({"bbox": [24.953, 60.164, 24.935, 60.179]}, ["bbox", "24.953", "west < east"]),
+        ({"bbox": [24.935, 60.164, 24.953]}, ["bbox"]),
+        ({"bbox": [24.935, 60.164, 24.953, 91]}, ["bbox", "91", "-80..84"]),
+        ({"bbox": [20.0, 60.0, 27.0, 65.0]}, ["bbox spans", "100 km at most"]),
+        ({"crs": "EPSG:4326"}, ["crs = 'EPSG:4326'", "metres"]),
+        ({"crs": "EPSG:99999"}, ["crs = 'EPSG:99999'", "utm"]),
+        ({"source": {"kind": "file"}}, ["source.path", "'file'"]),
+        ({"source": {"kind": "ftp"}}, ["source.kind = 'ftp'", "bundled", "file"]),
+        ({"source": {"kind": "bundled", "dataset": "mars"}}, ["source.dataset = 'mars'"]),
+        ({"tiles": {"size_m": 510}}, ["tiles.size_m = 510", "multiple of 32", "grid.cell_m = 4"]),
+        ({"window": {"size_m": 1022}}, ["window.size_m = 1022", "multiple of 32"]),
+        ({"splits": {"test": ["e1n1"]}}, ["splits.test: e1n1", "e752n13030"]),
+        (
+            {"splits": {"test": ["e752n13030"], "validation": ["e752n13030"]}},
+            ["e752n13030", "twice"],
+        ),
+        ({"name": "Some Where"}, ["name = 'Some Where'", "pattern"]),
+        ({"ray_tracing": {"ray_sets": 1}}, ["ray_tracing.ray_sets = 1", "2"]),
+    ],
+)
+def test_an_error_names_the_file_the_key_the_value_and_what_is_allowed(tmp_path, change, told):
+    path = _write(tmp_path, {**MINIMAL, **change})
+    with pytest.raises(CityError) as caught:
+        load_city(path)
+    message = str(caught.value)
+    assert str(path) in message
+    for text in told:
+        assert text in message
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path):
+    path = _write(tmp_path, {**MINIMAL, "seeds": 3, "grid": {"cell_m": 0}})
+    with pytest.raises(CityError, match=r"grid\.cell_m = 0.*seeds = 3"):
+        load_city(path)
+
+
+@pytest.mark.parametrize("key", ["name", "source", "bbox"])
+def test_a_missing_key_is_named(tmp_path, key):
+    path = _write(tmp_path, {k: v for k, v in MINIMAL.items() if k != key})
+    with pytest.raises(CityError, match=f"{key} is missing; it is required"):
+        load_city(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("bbox: [1, 2", "not valid YAML"),
+        ("- a\n- list\n", "mapping of keys"),
+        ("", "mapping of keys"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_what_is_no_city_file_at_all(tmp_path, content, told):
+    with pytest.raises(CityError, match=told):
+        load_city(_write(tmp_path, content))
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "somewhere.yaml"
+    path.write_bytes(b"\xff\xfe\xfa\x00")
+    with pytest.raises(CityError, match="not valid YAML"):
+        load_city(path)
+
+
+def test_an_unknown_city_lists_the_known_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("UELOC_CITIES", str(tmp_path))
+    _write(tmp_path, MINIMAL)
+    assert list(load_cities()) == ["somewhere"]
+    with pytest.raises(CityError, match="Cities there: somewhere"):
+        load_city("nowhere")
+
+
+def test_the_name_is_the_name_of_the_file(tmp_path):
+    with pytest.raises(CityError, match="Call it 'elsewhere'"):
+        load_city(_write(tmp_path, MINIMAL, name="elsewhere"))
+
+
+def test_tiles_cover_the_box_and_neighbours_are_mutual():
+    city = load_city("helsinki")
+    x0, y0, x1, y1 = city.bounds_m
+    for x, y in np.random.default_rng(0).uniform((x0, y0), (x1, y1), (50, 2)):
+        assert sum(tile.owns(x, y) for tile in city.tile_list) == 1
+    for name in city.tile_names:
+        neighbours = city.neighbour_tiles(name)
+        assert name in neighbours
+        assert all(name in city.neighbour_tiles(other) for other in neighbours)
+    with pytest.raises(CityError, match="unknown tile 'e0n0'"):
+        city.tile("e0n0")
+
+
+def test_the_window_of_every_sector_of_a_tile_lies_in_its_scene():
+    city = load_city("helsinki")
+    tile = city.tile_list[0]
+    scene = city.scene_window(tile)
+    x0, y0, x1, y1 = tile.window.bounds_m
+    for x, y in ((x0, y0), (x1 - 0.01, y1 - 0.01), (x0 + 100.1, y0 + 3.3)):
+        for azimuth_deg in range(0, 360, 15):
+            window = city.sector_window(x, y, azimuth_deg)
+            assert window.intersection(scene) == window
+
+
+def test_positions_go_back_to_degrees():
+    city = load_city("helsinki")
+    for (x, y), corner in zip(city.area_m, ((0, 1), (2, 1), (2, 3), (0, 3)), strict=True):
+        lon, lat = city.to_lonlat(x, y)
+        assert (lon, lat) == pytest.approx([city.bbox[i] for i in corner], abs=1e-9)
+
+
+def test_params_follow_the_sections_that_are_named():
+    city = load_city("helsinki")
+    other = city.model_copy(
+        update={"evaluation": city.evaluation.model_copy(update={"max_reports": 7})}
+    )
+    assert city.params("radio", "grid") == other.params("radio", "grid")
+    assert city.params("evaluation") != other.params("evaluation")
+
+
+def test_a_city_cannot_be_changed():
+    city = City(**{**MINIMAL, "source": {"kind": "bundled"}})
+    with pytest.raises(ValueError, match="frozen"):
+        city.seed = 2
