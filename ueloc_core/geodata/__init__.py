@@ -1,0 +1,1 @@
+"""OpenStreetMap features of a city, and rasters of them."""

@@ -1,0 +1,1 @@
+"""Scenes for ray tracing: meshes, materials, Mitsuba files."""
