@@ -1,0 +1,367 @@
+"""Radio maps of a tile's sectors: traced once each around their sites, kept as a Zarr cube."""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from pyproj import CRS
+from scipy.ndimage import uniform_filter
+from zarr.codecs import ZstdCodec
+
+from ueloc_core.city import City
+from ueloc_core.errors import RadioError, StoreError
+from ueloc_core.geodata.context import load_context
+from ueloc_core.grid import Tile, Window
+from ueloc_core.radio.ray_tracing import Plane, RaySet, RayTracer, Transmitter
+from ueloc_core.units import SUBCARRIERS_PER_RB
+
+CODE_VERSION = "1"
+
+Belief = Literal["twin", "world"]
+Progress = Callable[[int, int, str], None]
+
+# Sionna's ray lattice depends on the number of rays alone, so every ray set of either belief
+# gets its own number: n rays, then steps of 7%, the world's halfway between the twin's.
+_LATTICE_STEP = 0.07
+_DB_PER_NEPER = 10.0 / math.log(10.0)
+_SMALLEST_GAIN = 1e-18  # -180 dB: diffraction returns vanishing powers that no receiver hears
+
+
+def power_per_resource_element_dbm(power_dbm: Any, resource_blocks: int) -> Any:
+    """Power of one resource element [dBm] of a sector's total power [dBm]."""
+    return power_dbm - 10.0 * math.log10(SUBCARRIERS_PER_RB * resource_blocks)
+
+
+def build_radio_map(
+    city: City,
+    tile: Tile,
+    scene_folder: Path,
+    sectors: pd.DataFrame,
+    out: Path,
+    *,
+    belief: Belief,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trace the sectors that a tile owns and write ``radio_map.zarr`` and ``preview.png``.
+
+    Parameters
+    ----------
+    city, tile
+        What is traced, and with which budget.
+    scene_folder
+        The tile's scene (``scene.xml``, ``scene.json``, ``context.zarr``).
+    sectors
+        Sectors of the tile, as `SectorSchema`; none gives a cube without sectors.
+    out
+        Folder to write to.
+    belief
+        ``twin`` for the maps that the locator reads, ``world`` for those that reports come
+        from: the same physics through other rays.
+    progress
+        Called with (sites done, sites, message).
+    """
+    names, windows, gains, errors = [], [], [], []
+    if len(sectors):
+        config = city.ray_tracing
+        tracer = RayTracer(
+            scene_folder / "scene.xml",
+            frequency_hz=city.radio.frequency_hz,
+            max_depth=config.max_depth,
+            diffraction=config.diffraction,
+        )
+        origin = json.loads((scene_folder / "scene.json").read_text())["origin_m"]
+        context = load_context(scene_folder)
+        sites = list(sectors.groupby("site_id", sort=True))
+        for done, (site_id, of_site) in enumerate(sites):
+            for row, window, gain, error in _trace_site(
+                city, tracer, origin, context, of_site, belief
+            ):
+                names.append(int(row.sector_id))
+                windows.append(window)
+                gains.append(gain)
+                errors.append(error)
+            if progress is not None:
+                progress(done + 1, len(sites), f"{belief}: site {site_id}")
+    cube = _cube(city, sectors, belief, names, windows, gains, errors)
+    _write(cube, out / "radio_map.zarr")
+    _preview(cube, out / "preview.png")
+    hit = cube.path_gain_db.notnull()
+    return {
+        "sectors": len(names),
+        "covered_share": float(hit.mean()) if len(names) else None,
+        "median_se_db": _median(cube.path_gain_se_db.values),
+        "median_rsrp_dbm": _median(cube.rsrp_dbm.values),
+        "megabytes": cube.nbytes / 1e6,
+        "belief": belief,
+    }
+
+
+def load_radio_map(folder: Path) -> xr.Dataset:
+    """The cube of one tile, as `RadioMapSchema`.
+
+    Raises
+    ------
+    StoreError
+        If the store is missing or corrupt.
+    """
+    path = folder / "radio_map.zarr"
+    try:
+        with xr.open_zarr(path, consolidated=False, chunks=None) as cube:
+            return cube.load()
+    except Exception as error:
+        raise StoreError(
+            f"radio map cannot be read ({error})",
+            where=str(path),
+            remedy="Materialize the tile's radio_map again.",
+        ) from error
+
+
+def window_of(cube: xr.Dataset, index: int) -> Window:
+    """Window of one sector of a cube."""
+    return Window(
+        int(cube.column[index]),
+        int(cube.row[index]),
+        cube.sizes["x"],
+        cube.sizes["y"],
+        float(cube.attrs["cell_m"]),
+    )
+
+
+def ray_sets(city: City, belief: Belief, site_id: int) -> list[RaySet]:
+    """Independent ray sets of a site under a belief: no two share a lattice or a seed."""
+    config = city.ray_tracing
+    half = {"twin": 0.0, "world": 0.5}[belief]
+    sets = []
+    for k in range(config.ray_sets):
+        rays = round(config.rays_per_sector * (1 + _LATTICE_STEP * (k + half)))
+        text = f"{city.seed}/{belief}/{site_id}/{k}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
+        sets.append(RaySet(rays, seed))
+    return sets
+
+
+def local_mean(
+    gain: NDArray[np.floating[Any]], outdoor: NDArray[np.bool_], cells: int
+) -> NDArray[np.float64]:
+    """Mean of a linear gain over the outdoor part of a square around each grid cell.
+
+    Parameters
+    ----------
+    gain
+        Linear gain of shape (..., rows, columns).
+    outdoor
+        Where terminals can stand, shape (rows, columns).
+    cells
+        Side of the square in grid cells (odd); 1 leaves the gain as it is.
+
+    Returns
+    -------
+    NDArray
+        The mean; 0 indoors and where it is below -180 dB.
+    """
+    size = (1,) * (gain.ndim - 2) + (cells, cells)
+    total = uniform_filter(np.where(outdoor, gain, 0.0).astype(np.float64), size, mode="constant")
+    weight = uniform_filter(outdoor.astype(np.float64), cells, mode="constant")
+    mean = np.where(outdoor, total / np.maximum(weight, 1e-9), 0.0)
+    return np.where(mean > _SMALLEST_GAIN, mean, 0.0)
+
+
+def _trace_site(
+    city: City,
+    tracer: RayTracer,
+    origin_m: list[float],
+    context: xr.Dataset,
+    sectors: pd.DataFrame,
+    belief: Belief,
+) -> list[tuple[Any, Window, NDArray[np.float32], NDArray[np.float32]]]:
+    """Trace the sectors of one site in one call a ray set; (sector, window, gain, error) each."""
+    rows = list(sectors.itertuples())
+    window = city.trace_window(rows[0].x_m, rows[0].y_m)
+    centre = window.centre_m
+    plane = Plane(
+        centre_m=(centre[0] - origin_m[0], centre[1] - origin_m[1]),
+        columns=window.columns,
+        rows=window.rows,
+        cell_m=city.grid.cell_m,
+        height_m=city.ray_tracing.terminal_height_m,
+    )
+    transmitters = [
+        Transmitter(
+            (row.x_m - origin_m[0], row.y_m - origin_m[1], row.height_m),
+            row.azimuth_deg,
+            row.downtilt_deg,
+        )
+        for row in rows
+    ]
+    outdoor = outdoor_mask(context, window)
+    cells = 2 * round(city.ray_tracing.averaging_m / city.grid.cell_m / 2 - 0.5) + 1
+    gains = np.stack(
+        [
+            local_mean(tracer.path_gain(transmitters, plane, ray_set), outdoor, max(cells, 1))
+            for ray_set in ray_sets(city, belief, int(rows[0].site_id))
+        ]
+    )
+    mean_db, error_db = combine_ray_sets(gains)
+    return [
+        (row, window, mean_db[i], error_db[i]) for i, row in enumerate(rows)
+    ]
+
+
+def combine_ray_sets(
+    gains: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean gain and its standard error from independent ray sets.
+
+    Parameters
+    ----------
+    gains
+        Linear gains of shape (ray_set, ...), at least two ray sets.
+
+    Returns
+    -------
+    tuple
+        Gain [dB], NaN where no ray set has power, and its standard error [dB] (first order:
+        10/ln 10 times the relative error), NaN where fewer than two ray sets have power.
+    """
+    count = gains.shape[0]
+    if count < 2:  # noqa: PLR2004
+        raise RadioError(f"a standard error needs two ray sets, got {count}")
+    mean = gains.mean(axis=0)
+    hits = (gains > 0).sum(axis=0)
+    spread = gains.std(axis=0, ddof=1) / math.sqrt(count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_db = np.where(mean > 0, 10.0 * np.log10(mean), np.nan)
+        error_db = np.where(hits > 1, _DB_PER_NEPER * spread / mean, np.nan)
+    return mean_db.astype(np.float32), error_db.astype(np.float32)
+
+
+def outdoor_mask(context: xr.Dataset, window: Window) -> NDArray[np.bool_]:
+    """Where no building stands in a window; land outside of the context raster counts as open."""
+    cell_m = window.cell_m
+    raster = Window(
+        round(float(context.x[0]) / cell_m - 0.5),
+        round(float(context.y[0]) / cell_m - 0.5),
+        context.sizes["x"],
+        context.sizes["y"],
+        cell_m,
+    )
+    open_land = np.ones(window.shape, dtype=bool)
+    shared = window.intersection(raster)
+    if shared is not None:
+        footprint = context.footprint.values[shared.slices_in(raster)]
+        open_land[shared.slices_in(window)] = footprint == 0
+    return open_land
+
+
+def _cube(
+    city: City,
+    sectors: pd.DataFrame,
+    belief: Belief,
+    names: list[int],
+    windows: list[Window],
+    gains: list[NDArray[np.float32]],
+    errors: list[NDArray[np.float32]],
+) -> xr.Dataset:
+    n = round(2 * city.range_m / city.grid.cell_m)
+    shape = (len(names), n, n)
+    gain = np.array(gains, dtype=np.float32).reshape(shape)
+    error = np.array(errors, dtype=np.float32).reshape(shape)
+    power = sectors.set_index("sector_id").power_dbm.loc[names].to_numpy(dtype=float)
+    element_dbm = power_per_resource_element_dbm(power, city.radio.resource_blocks)
+    dims = ("sector", "y", "x")
+    mapping = {"grid_mapping": "spatial_ref"}
+
+    def layer(values: NDArray[np.float32], units: str, name: str) -> tuple[Any, ...]:
+        return dims, values, {"units": units, "long_name": name, **mapping}
+
+    return xr.Dataset(
+        {
+            "path_gain_db": layer(gain, "dB", "local mean path gain to an isotropic receiver"),
+            "path_gain_se_db": layer(error, "dB", "standard error of the path gain"),
+            "rsrp_dbm": layer(
+                (gain + element_dbm[:, None, None]).astype(np.float32),
+                "dBm",
+                "synchronisation-signal reference signal received power",
+            ),
+        },
+        coords={
+            "sector": ("sector", np.array(names, dtype=np.int64), {"long_name": "sector_id"}),
+            "column": (
+                "sector",
+                np.array([w.column for w in windows], dtype=np.int64),
+                {"long_name": "easting of the window's lower-left corner", "units": "grid cells"},
+            ),
+            "row": (
+                "sector",
+                np.array([w.row for w in windows], dtype=np.int64),
+                {"long_name": "northing of the window's lower-left corner", "units": "grid cells"},
+            ),
+            "spatial_ref": ((), 0, CRS.from_user_input(city.crs_code).to_cf()),
+        },
+        attrs={
+            "crs": city.crs_code,
+            "cell_m": city.grid.cell_m,
+            "frequency_hz": city.radio.frequency_hz,
+            "height_above_ground_m": city.ray_tracing.terminal_height_m,
+            "seed": city.seed,
+            "belief": belief,
+            "ray_sets": city.ray_tracing.ray_sets,
+            "rays_per_sector": city.ray_tracing.rays_per_sector,
+            "sionna_rt": importlib.metadata.version("sionna-rt"),
+            "attribution": "(c) OpenStreetMap contributors, ODbL 1.0",
+        },
+    )
+
+
+def _write(cube: xr.Dataset, path: Path) -> None:
+    n = cube.sizes["y"]
+    encoding = {
+        name: {"chunks": (1, n, n), "compressors": [ZstdCodec(level=3)]}
+        for name in cube.data_vars
+        if cube.sizes["sector"]
+    }
+    cube.to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def _median(values: NDArray[np.floating[Any]]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
+
+
+def _preview(cube: xr.Dataset, path: Path) -> None:
+    """Draw each sector's RSRP, at most 50 kB."""
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    count = cube.sizes["sector"]
+    columns = max(1, min(6, count))
+    rows = max(1, math.ceil(count / columns))
+    figure = Figure(figsize=(1.4 * columns, 1.5 * rows + 0.3), dpi=60, layout="constrained")
+    for index in range(count):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.imshow(
+            cube.rsrp_dbm.values[index][::2, ::2],
+            origin="lower",
+            vmin=-130,
+            vmax=-60,
+            cmap=mpl.colormaps["viridis"],
+        )
+        axes.set_title(str(int(cube.sector[index])), fontsize=6)
+        axes.set_axis_off()
+    figure.suptitle(
+        f"RSRP {'-130 to -60 dBm' if count else '(no sector stands here)'}, "
+        "(c) OpenStreetMap contributors",
+        fontsize=6,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    path.write_bytes(buffer.getvalue())
