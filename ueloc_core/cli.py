@@ -1,0 +1,228 @@
+"""The command line: locate a user's own reports, and look at what the pipeline made.
+
+Heavy libraries are imported by the command that needs them, so ``--help`` is quick.
+"""
+
+import csv
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ueloc_core.city import CITIES_DIR, City, load_cities, load_city
+from ueloc_core.errors import ReportError, StoreError, UelocError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ueloc_core.localization.localize import Fix, Locator
+    from ueloc_core.measurement.report_files import BadRow, ReportFile
+    from ueloc_core.provenance import Store
+
+_BATCH = 32
+_SHOWN_BAD_ROWS = 10
+
+
+class _Commands(click.Group):
+    """Prints the errors of the project as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UelocError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+
+
+def _city_option(command: Callable[..., None]) -> Callable[..., None]:
+    @click.option(
+        "--city",
+        "city_name",
+        required=True,
+        help="Name of a city (see 'ueloc cities'), or the path of its YAML file.",
+    )
+    @functools.wraps(command)
+    def wrapped(city_name: str, **options: Any) -> None:
+        command(city=load_city(city_name), **options)
+
+    return wrapped
+
+
+_store_option = click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    help="Where the pipeline keeps its results: a folder, or s3://... and the like. "
+    "[default: the environment variable UELOC_STORE, else the project's folder 'data']",
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ueloc")
+def main() -> None:
+    """Locate mobile terminals in a city from their 5G measurement reports.
+
+    The pipeline ('make demo', or the Dagster UI) must have trained the city's model once.
+    """
+
+
+@main.command()
+@click.argument("reports", type=click.Path(path_type=Path))
+@_city_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write; its ending chooses the format: .geojson, .csv or .parquet.",
+)
+@_store_option
+@click.option(
+    "--bad-rows",
+    "bad_rows_path",
+    type=click.Path(path_type=Path),
+    help="CSV file for the rows that could not be used: line, field, value, reason.",
+)
+def localize(
+    reports: Path, city: City, output: Path, store_url: str | None, bad_rows_path: Path | None
+) -> None:
+    """Locate the terminals of a file of REPORTS.
+
+    The file is .csv or .parquet, with one row per report and sector and the columns report_id,
+    sector_id, rsrp_dbm and, if known, serving, rsrq_db, sinr_db, cqi and time_s
+    (docs/reports.md). Every report gets a position, the radii of circles around it, and the
+    regions that hold the terminal with 50% and 90% probability. Bad rows are listed and left
+    out; the other rows are still used.
+
+    \b
+    Example:
+      ueloc localize reports.csv --city helsinki -o fixes.geojson
+    """  # noqa: D301, click reads the escape
+    from ueloc_core.localization.fix_files import write_fixes, writer_for  # noqa: PLC0415
+    from ueloc_core.measurement.report_files import read_report_file  # noqa: PLC0415
+
+    writer_for(output)
+    known = _sectors(city, store_url)["sector_id"]
+    file = read_report_file(reports, known.tolist())
+    _tell_bad_rows(file.bad_rows, bad_rows_path)
+    if not file.report_ids:
+        raise ReportError("no report could be used", where=str(reports))
+    table = _locate(_locator(city, store_url), file, city)
+    write_fixes(table, output)
+    click.echo(
+        f"{len(table)} reports located, {len(file.bad_rows)} values not used: {output}", err=True
+    )
+
+
+@main.command()
+@_city_option
+@_store_option
+def sectors(city: City, store_url: str | None) -> None:
+    """List the sectors of a city as CSV.
+
+    These are the values that sector_id may take.
+    """
+    table = _sectors(city, store_url)
+    click.echo(table.to_csv(index=False, float_format="%.6f").rstrip())
+
+
+@main.command()
+def cities() -> None:
+    """List the cities that have a file."""
+    for name, city in load_cities().items():
+        width_m, height_m = city.extent_m
+        click.echo(
+            f"{name:<16} {city.title or name} ({len(city.tile_names)} tiles, "
+            f"{width_m / 1000:.1f} x {height_m / 1000:.1f} km, {city.crs_code})"
+        )
+
+
+@main.command()
+@_city_option
+@_store_option
+def report(city: City, store_url: str | None) -> None:
+    """Print the accuracy of the last evaluation.
+
+    Every method stands next to the oracle; the full report lies where the last line says.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    from ueloc_core.evaluation.report import summary_text  # noqa: PLC0415
+    from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
+
+    folder = _store(store_url).require(ArtifactKey(city.name, "evaluation")).path
+    click.echo(summary_text(pd.read_parquet(folder / "metrics.parquet")))
+    click.echo(f"\nReport: {(folder / 'report.html').resolve()}")
+
+
+def _store(url: str | None) -> "Store":
+    """The store of a URL, else the one that the pipeline uses."""
+    from ueloc_core.provenance import Store  # noqa: PLC0415
+
+    if url is None:
+        url = os.environ.get("UELOC_STORE") or "data"
+        url = url if "://" in url else str(CITIES_DIR.parent / Path(url).expanduser())
+    return Store(url)
+
+
+def _sectors(city: City, store_url: str | None) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415
+
+    from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
+    from ueloc_core.radio.sites import load_sectors  # noqa: PLC0415
+
+    store = _store(store_url)
+    keys = [ArtifactKey(city.name, "sites", tile) for tile in city.tile_names]
+    table = pd.concat([load_sectors(store.require(key).path) for key in keys], ignore_index=True)
+    if table.empty:
+        raise StoreError(f"{city.name} has no sectors", where=store.url)
+    return table.sort_values("sector_id", ignore_index=True)
+
+
+def _locator(city: City, store_url: str | None) -> "Locator":
+    from ueloc_core.localization.localize import Locator  # noqa: PLC0415
+
+    return Locator.load(city, _store(store_url))
+
+
+def _locate(locator: "Locator", file: "ReportFile", city: City) -> "pd.DataFrame":
+    """The fixes of all reports, batch by batch: posteriors are large."""
+    import pandas as pd  # noqa: PLC0415
+
+    from ueloc_core.localization.fix_files import fix_table  # noqa: PLC0415
+
+    tables: list[pd.DataFrame] = []
+    with click.progressbar(
+        length=len(file.report_ids), label="Locating", file=sys.stderr, show_pos=True
+    ) as bar:
+        for start in range(0, len(file.report_ids), _BATCH):
+            batch = slice(start, start + _BATCH)
+            fixes: Sequence[Fix] = locator.locate(file.reports.isel(report=batch))
+            tables.append(fix_table(fixes, file.report_ids[batch], city))
+            bar.update(len(fixes))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _tell_bad_rows(bad_rows: "Sequence[BadRow]", path: Path | None) -> None:
+    if path is not None:
+        try:
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(["line", "field", "value", "reason"])
+                writer.writerows((b.line, b.field, b.value, b.reason) for b in bad_rows)
+        except OSError as error:
+            raise UelocError(f"cannot be written ({error.strerror})", where=str(path)) from error
+    for bad in bad_rows[:_SHOWN_BAD_ROWS]:
+        click.echo(f"line {bad.line}: {bad.field} = '{bad.value}': {bad.reason}", err=True)
+    more = len(bad_rows) - _SHOWN_BAD_ROWS
+    if more > 0:
+        where = f"see {path}" if path else "give --bad-rows FILE to see them all"
+        click.echo(f"... and {more} more ({where})", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The posterior of a position: a coarse heatmap whose densest blocks are Gaussians.
+
+``p(y) = (1 - s) sum_k h_k N(y; mu_k, Sigma_k) + rest``: the ``K`` most likely blocks become
+Gaussian components with full covariance; the share ``s`` of their mass and all other blocks'
+mass stay spread over the outdoor ground of their blocks; a last share lies beyond the window.
+No place has zero density.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ueloc_core.errors import StoreError
+
+SPREAD_SHARE = 0.03
+_OUTDOOR_FLOOR = 1e-3  # an indoor grid cell holds this much of an outdoor one's mass
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is learned on the calibration tiles.
+
+    Attributes
+    ----------
+    temperature
+        Divides the logarithm of the blocks' masses.
+    covariance_scale
+        Multiplies the components' covariances.
+    levels, adjusted
+        Nominal levels and the posterior mass whose densest region holds that share of the
+        calibration terminals (split conformal).
+    """
+
+    temperature: float = 1.0
+    covariance_scale: float = 1.0
+    levels: tuple[float, ...] = ()
+    adjusted: tuple[float, ...] = ()
+
+    def region_level(self, level: Any) -> Any:
+        """Posterior mass that a region needs to hold the terminal with probability `level`."""
+        return np.interp(level, [0.0, *self.levels, 1.0], [0.0, *self.adjusted, 1.0])[()]
+
+    def nominal_level(self, mass: Any) -> Any:
+        """Probability that a region of a posterior mass holds the terminal: the inverse."""
+        return np.interp(mass, [0.0, *self.adjusted, 1.0], [0.0, *self.levels, 1.0])[()]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Calibration":
+        """Read ``calibration.json`` of a folder.
+
+        Raises
+        ------
+        StoreError
+            If it is missing or has other fields.
+        """
+        path = folder / "calibration.json"
+        try:
+            stored = json.loads(path.read_text())
+            stored |= {name: tuple(stored[name]) for name in ("levels", "adjusted")}
+            return cls(**stored)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"calibration cannot be read ({error})",
+                where=str(path),
+                remedy="Materialize calibration again.",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Posteriors of n reports in their windows' frames.
+
+    Attributes
+    ----------
+    log_mass
+        Log-mass of each block, shape (report, side, side); row 0 in the south.
+    log_outside
+        Log-mass beyond the window, shape (report,).
+    top
+        Flat index of the blocks that are components, shape (report, component).
+    mean_m, covariance_m2
+        Components, shapes (report, component, 2) and (report, component, 2, 2).
+    outdoor
+        Where terminals can stand, shape (report, n, n) in grid cells.
+    outside_m2
+        Outdoor area beyond the window [m2], shape (report,).
+    cell_m
+        Side of a grid cell [m].
+    """
+
+    log_mass: Tensor
+    log_outside: Tensor
+    top: Tensor
+    mean_m: Tensor
+    covariance_m2: Tensor
+    outdoor: Tensor
+    outside_m2: Tensor
+    cell_m: float
+
+    @property
+    def weights(self) -> Tensor:
+        """Mass of the components' blocks, shape (report, component)."""
+        return self.log_mass.flatten(1).gather(1, self.top).exp()
+
+    def calibrated(self, calibration: Calibration) -> "Posterior":
+        """This posterior with its temperature and covariances corrected."""
+        flat = torch.cat([self.log_mass.flatten(1), self.log_outside[:, None]], dim=1)
+        flat = torch.log_softmax(flat / calibration.temperature, dim=1)
+        return Posterior(
+            log_mass=flat[:, :-1].reshape(self.log_mass.shape),
+            log_outside=flat[:, -1],
+            top=self.top,
+            mean_m=self.mean_m,
+            covariance_m2=self.covariance_m2 * calibration.covariance_scale,
+            outdoor=self.outdoor,
+            outside_m2=self.outside_m2,
+            cell_m=self.cell_m,
+        )
+
+    def log_density(self, points_m: Tensor) -> Tensor:
+        """Log-density [nats, 1/m2] at points in the frame, shape (report, 2); may lie outside."""
+        side = self.log_mass.shape[-1]
+        block_m = self.cell_m * self.outdoor.shape[-1] / side
+        half_m = side * block_m / 2
+        inside = (points_m.abs() < half_m).all(dim=1)
+        cell = ((points_m + half_m) / self.cell_m).floor().long()
+        cell = cell.clamp(0, self.outdoor.shape[-1] - 1)
+        spread = self._spread_at(cell) / self.cell_m**2
+        components = (self._gaussians(points_m[:, None]) + self._log_weights()[:, None]).logsumexp(
+            dim=(1, 2)
+        )
+        density = torch.logaddexp(components, spread.clamp_min(1e-30).log())
+        beyond = self.log_outside - self.outside_m2.to(points_m.dtype).log()
+        return torch.where(inside, density, torch.logaddexp(beyond, components))
+
+    def raster(self) -> Tensor:
+        """Mass of each grid cell of the window, shape (report, n, n); sums to 1 - outside."""
+        n = self.outdoor.shape[-1]
+        axis = (torch.arange(n, device=self.mean_m.device) + 0.5) * self.cell_m
+        axis = axis - n * self.cell_m / 2
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        points = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+        log_weights = self._log_weights()
+        total = torch.zeros(len(self.mean_m), n * n, device=points.device)
+        for k in range(self.top.shape[1]):
+            part = self._gaussians(points, slice(k, k + 1))[..., 0] + log_weights[:, k : k + 1]
+            total += part.exp()
+        total = total / total.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        components = log_weights.exp().sum(dim=1)[:, None, None]
+        return self._spread() + components * total.reshape(-1, n, n)
+
+    def _log_weights(self) -> Tensor:
+        return math.log1p(-SPREAD_SHARE) + self.log_mass.flatten(1).gather(1, self.top)
+
+    def _spread_at(self, cell: Tensor) -> Tensor:
+        """`_spread` at one grid cell (column, row) a report, shape (report,)."""
+        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
+        block = n // side
+        rows = torch.arange(len(cell), device=cell.device)
+        corner = cell // block
+        inner = torch.arange(block, device=cell.device)
+        patch = self.outdoor[
+            rows[:, None, None],
+            (corner[:, 1, None] * block + inner)[:, :, None],
+            (corner[:, 0, None] * block + inner)[:, None, :],
+        ].to(self.log_mass.dtype)
+        own = self.outdoor[rows, cell[:, 1], cell[:, 0]].to(patch.dtype)
+        share = own.clamp_min(_OUTDOOR_FLOOR) / patch.clamp_min(_OUTDOOR_FLOOR).sum(dim=(1, 2))
+        flat = corner[:, 1] * side + corner[:, 0]
+        mass = self.log_mass.flatten(1)[rows, flat].exp()
+        is_component = (self.top == flat[:, None]).any(dim=1)
+        return share * mass * torch.where(is_component, SPREAD_SHARE, 1.0)
+
+    def _spread(self) -> Tensor:
+        """Mass of each grid cell that is not in a component, shape (report, n, n)."""
+        mass = self.log_mass.exp().flatten(1)
+        keep = torch.ones_like(mass).scatter(1, self.top, SPREAD_SHARE)
+        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
+        block = n // side
+        share = self.outdoor.to(mass.dtype).clamp_min(_OUTDOOR_FLOOR)
+        blocks = share.reshape(-1, side, block, side, block)
+        share = (blocks / blocks.sum(dim=(2, 4), keepdim=True)).reshape(-1, n, n)
+        spread = (mass * keep).reshape(-1, side, side)
+        return share * spread.repeat_interleave(block, 1).repeat_interleave(block, 2)
+
+    def _gaussians(self, points_m: Tensor, chosen: slice = slice(None)) -> Tensor:
+        """Log-density of components, shape (report, point, component)."""
+        covariance = self.covariance_m2[:, None, chosen]
+        a, b, d = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+        determinant = a * d - b * b
+        delta = points_m[:, :, None] - self.mean_m[:, None, chosen]
+        dx, dy = delta[..., 0], delta[..., 1]
+        distance = (d * dx**2 - 2 * b * dx * dy + a * dy**2) / determinant
+        return -0.5 * distance - 0.5 * determinant.log() - math.log(2 * math.pi)
