@@ -164,7 +164,7 @@ class SplitsConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """The network and how it is trained: L = L_coarse + fine_weight L_fine + physics_weight L_phys."""
+    """The network, and its loss L_coarse + fine_weight L_fine + physics_weight L_phys."""
 
     epochs: Annotated[int, Field(ge=1)] = 8
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -300,7 +300,9 @@ class City(_Section):
             if tile.name == name:
                 return tile
         raise CityError(
-            f"unknown tile '{name}'", where=self.name, remedy=f"Known: {', '.join(self.tile_names)}."
+            f"unknown tile '{name}'",
+            where=self.name,
+            remedy=f"Known: {', '.join(self.tile_names)}.",
         )
 
     def scene_window(self, tile: Tile) -> Window:
@@ -360,7 +362,9 @@ def _metric_code(text: str) -> str:
     try:
         crs = CRS.from_user_input(text)
     except Exception as error:
-        raise ValueError(f"crs = '{text}' is not known to PROJ; give 'utm' or an EPSG code") from error
+        raise ValueError(
+            f"crs = '{text}' is not known to PROJ; give 'utm' or an EPSG code"
+        ) from error
     if not crs.is_projected or crs.axis_info[0].unit_name != "metre":
         raise ValueError(f"crs = '{text}' is not projected in metres; give 'utm' or such a CRS")
     return text

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ueloc_core.errors import UelocError
 from ueloc_core.units import azimuth_to_math_angle_rad
 
-
 BLOCK_CELLS = 4
 """Side of a coarse block in grid cells: windows and tiles are made of whole blocks."""
 
@@ -45,7 +44,7 @@ class Window:
     def centred(
         cls, x_m: float, y_m: float, size_m: float, cell_m: float, align_cells: int = 1
     ) -> "Window":
-        """Square window of side `size_m` [m] centred on the aligned grid corner nearest to a point."""
+        """Square window of side `size_m` [m] around the aligned grid corner nearest to a point."""
         count = round(size_m / cell_m)
         step_m = cell_m * align_cells
         column = math.floor(x_m / step_m + 0.5) * align_cells - count // 2
@@ -111,7 +110,7 @@ class Window:
         return (row >= 0) & (row < self.rows) & (column >= 0) & (column < self.columns)
 
     def buffered(self, distance_m: float) -> "Window":
-        """This window grown on every side by a distance [m], rounded up to whole grid cells."""
+        """The window grown on every side by a distance [m], rounded up to whole grid cells."""
         n = math.ceil(distance_m / self.cell_m - 1e-9)
         return Window(
             self.column - n, self.row - n, self.columns + 2 * n, self.rows + 2 * n, self.cell_m

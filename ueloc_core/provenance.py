@@ -14,7 +14,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -250,8 +249,7 @@ class Store:
         folder = self._join(key, manifest.fingerprint)
         if self._local:
             return all(
-                os.path.isfile(f"{folder}/{name}")
-                and os.path.getsize(f"{folder}/{name}") == size
+                Path(folder, name).is_file() and Path(folder, name).stat().st_size == size
                 for name, size in manifest.files.items()
             )
         try:
@@ -307,12 +305,12 @@ class Store:
         folder = self._join(key, manifest.fingerprint)
         text = json.dumps(asdict(manifest), indent=1, default=str)
         if self._local:
-            if os.path.exists(folder):  # damaged, or left by a run killed before the manifest
+            if Path(folder).exists():  # damaged, or left by a run killed before the manifest
                 shutil.rmtree(folder)
             workspace.rename(folder)
             aside = self._join(key, f".{MANIFEST}-{uuid.uuid4().hex[:8]}")
             Path(aside).write_text(text)
-            os.replace(aside, self._join(key, MANIFEST))
+            Path(aside).replace(self._join(key, MANIFEST))
         else:
             for name in manifest.files:
                 self._fs.makedirs(f"{folder}/{name}".rsplit("/", 1)[0], exist_ok=True)

@@ -45,7 +45,7 @@ def free_space_gain_db(distance_m: Any, frequency_hz: float) -> Any:
 
 def subcarrier_spacing_hz(numerology: int) -> float:
     """Subcarrier spacing [Hz] of an NR numerology (TS 38.211, table 4.2-1)."""
-    return 15e3 * 2**numerology
+    return float(15e3 * 2**numerology)
 
 
 def noise_per_resource_element_dbm(numerology: int, noise_figure_db: float) -> float:

@@ -24,7 +24,7 @@ from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "1"
 
-_MAX_REPORTS = 800
+_MAX_REPORTS = 600
 _MIN_REPORTS = 40
 _LEVELS = (*NOMINAL_LEVELS, 0.99)
 
@@ -52,7 +52,7 @@ def build_calibration(
         Folder to write to.
     """
     model = MeasurementModel(city.measurements, city.radio, load_map_error(map_error_folder))
-    reader = WindowReader(atlas, model.ceiling_dbm)
+    reader = WindowReader(atlas, model)
     network = load_network(model_folder)
     samples = read_samples(reader, reports, "calibration")
     rng = np.random.default_rng([city.seed, 8])
@@ -63,9 +63,7 @@ def build_calibration(
             where=f"{city.name}: splits.calibration",
             remedy=f"Name tiles whose sectors serve at least {_MIN_REPORTS} terminals.",
         )
-    fitting, conformal = (
-        _take(samples, np.sort(half)) for half in np.array_split(order, 2)
-    )
+    fitting, conformal = (_take(samples, np.sort(half)) for half in np.array_split(order, 2))
     fitted, before, after = fit_scales(network, reader, fitting)
     raw = hpd_levels(network, reader, conformal, fitted, rng)
     calibration = Calibration(
@@ -78,7 +76,7 @@ def build_calibration(
         "covariance_scale": calibration.covariance_scale,
         "nll_nats_before": before,
         "nll_nats_after": after,
-        "raw_coverage_90": float((raw <= 0.9).mean()),  # noqa: PLR2004
+        "raw_coverage_90": float((raw <= 0.9).mean()),
         "region_level_90": float(calibration.region_level(0.9)),
     }
 
@@ -87,10 +85,13 @@ def fit_scales(
     network: PosteriorNetwork, reader: WindowReader, samples: Samples
 ) -> tuple[Calibration, float, float]:
     """Temperature and covariance scale of least NLL, and the NLL before and after [nats]."""
-    parts = [(posterior, batch.truth_m) for _, posterior, batch in predict(network, reader, samples)]
+    parts = [
+        (posterior, batch.truth_m) for _, posterior, batch in predict(network, reader, samples)
+    ]
 
     def nll(logarithms: NDArray[np.float64]) -> float:
-        calibration = Calibration(*(float(v) for v in np.exp(logarithms)))
+        temperature, scale = np.exp(logarithms)
+        calibration = Calibration(float(temperature), float(scale))
         with torch.no_grad():
             total = sum(
                 float(p.calibrated(calibration).log_density(truth).double().sum())
@@ -98,7 +99,13 @@ def fit_scales(
             )
         return -total / len(samples)
 
-    found = minimize(nll, np.zeros(2), method="Nelder-Mead", options={"maxiter": 60, "xatol": 0.01})
+    corners = np.array([[0.0, 0.0], [0.3, 0.0], [0.0, 0.5]])
+    found = minimize(
+        nll,
+        corners[0],
+        method="Nelder-Mead",
+        options={"maxiter": 40, "xatol": 0.01, "fatol": 1e-3, "initial_simplex": corners},
+    )
     temperature, scale = np.exp(found.x)
     return Calibration(float(temperature), float(scale)), nll(np.zeros(2)), float(found.fun)
 
@@ -120,9 +127,7 @@ def hpd_levels(
     return levels
 
 
-def conformal_levels(
-    raw: NDArray[np.float64], levels: tuple[float, ...]
-) -> tuple[float, ...]:
+def conformal_levels(raw: NDArray[np.float64], levels: tuple[float, ...]) -> tuple[float, ...]:
     """Posterior mass whose region holds the truth with at least each nominal probability.
 
     Split conformal: the ceil((n + 1) q)-th smallest level of n held-back reports.

@@ -76,7 +76,7 @@ def build_evaluation(
     """
     map_error = load_map_error(map_error_folder)
     model = MeasurementModel(city.measurements, city.radio, map_error)
-    reader = WindowReader(atlas, model.ceiling_dbm)
+    reader = WindowReader(atlas, model)
     chosen = _test_reports(city, reports)
     batch = to_batch(chosen, atlas)
     rng = np.random.default_rng([city.seed, 9])
@@ -95,9 +95,7 @@ def build_evaluation(
     oracle_rows, oracle_masses = _oracle(
         GridBayes(atlas, model), batch, cases, set(examples), progress
     )
-    fixes = pd.DataFrame(
-        [*network_rows, *oracle_rows, *_classics(city, atlas, batch, cases)]
-    )
+    fixes = pd.DataFrame([*network_rows, *oracle_rows, *_classics(city, atlas, batch, cases)])
     fixes = FixSchema.validate(fixes)
     pictures = [
         _example(atlas, cases[i], batch[i : i + 1], (mass, oracle_masses[i]), calibration, fixes)

@@ -93,7 +93,7 @@ class Locator:
         atlas = MapAtlas.load(city, *folders)
         model = MeasurementModel(city.measurements, city.radio, map_error)
         return cls(
-            WindowReader(atlas, model.ceiling_dbm),
+            WindowReader(atlas, model),
             load_network(model_folder),
             Calibration.load(calibration_folder),
         )

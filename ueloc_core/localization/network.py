@@ -24,7 +24,8 @@ _HEADS = 4
 _LAYERS = 2
 _EVIDENCE_FEATURES = 7
 _KERNELS = 4
-_CONTEXT_FEATURES = 7
+_SILENCE_START = 0.5  # weight of the unreported sectors' evidence before anything is learned
+_CONTEXT_FEATURES = 8
 _HALF = 2
 _TRUNK_STRIDE = 4  # half-resolution cells a side of one cell of the trunk
 _QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
@@ -57,16 +58,11 @@ class PosteriorNetwork(nn.Module):
         self.attention = _MapAttention(channels)
         self.blocks = nn.ModuleList(_Residual(channels) for _ in range(2))
         self.correction = nn.Conv2d(channels, 1, 1)
-        self.outside = nn.Sequential(
-            nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1)
-        )
+        self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
         self.fine_logit = nn.Linear(channels, 1)
-        self.fine_block = nn.Sequential(
-            nn.Linear(channels + 2, 32), nn.GELU(), nn.Linear(32, 2)
-        )
-        for layer in (self.correction, self.fine_block[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.fine_block = nn.Sequential(nn.Linear(channels + 2, 32), nn.GELU(), nn.Linear(32, 2))
+        _zero(self.correction)
+        _zero(self.fine_block[-1])
 
     def forward(self, batch: WindowBatch) -> tuple[Posterior, Tensor]:
         """The posterior, and the coarse log-mass before the fine stage, (report, blocks + 1).
@@ -101,7 +97,8 @@ class PosteriorNetwork(nn.Module):
         outdoor = nn.functional.avg_pool2d(batch.outdoor[:, None].float(), _HALF)
         context = torch.cat([kernels, _context(batch, outdoor)], dim=1)
         local = nn.functional.gelu(self.context(context))
-        logit = kernels.sum(dim=1, keepdim=True) + self.local_logit(local)
+        start = kernels.sum(dim=1, keepdim=True) + _SILENCE_START * batch.half_silence[:, None]
+        logit = start + self.local_logit(local)
         logit = logit + outdoor.clamp_min(math.exp(_NOTHING_LOG)).log()
         features = nn.functional.gelu(self.down(local))
         features = self.attention(features, tokens, batch.present)
@@ -145,6 +142,11 @@ class PosteriorNetwork(nn.Module):
         x = column[..., None] * BLOCK_CELLS + dx.reshape(-1)
         y = row[..., None] * BLOCK_CELLS + dy.reshape(-1)
         return (torch.stack([x, y], dim=-1) - side * BLOCK_CELLS / 2) * self.cell_m
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class _MeasurementEncoder(nn.Module):
@@ -276,6 +278,7 @@ def _context(batch: WindowBatch, outdoor: Tensor) -> Tensor:
         outdoor[:, 0],
         batch.half_height_m / 30,
         nn.functional.softplus(gap.clamp(-12, 8)),
+        batch.half_silence,
         (gap > 0).float(),
         distance,
         distance.log(),

@@ -19,6 +19,7 @@ from torch import Tensor
 from ueloc_core.errors import StoreError
 
 SPREAD_SHARE = 0.03
+_REACH_CELLS = 12  # a component's mass is put on the grid this far around its mean
 _OUTDOOR_FLOOR = 1e-3  # an indoor grid cell holds this much of an outdoor one's mass
 
 
@@ -113,7 +114,7 @@ class Posterior:
         return self.log_mass.flatten(1).gather(1, self.top).exp()
 
     def calibrated(self, calibration: Calibration) -> "Posterior":
-        """This posterior with its temperature and covariances corrected."""
+        """The posterior with its temperature and covariances corrected."""
         flat = torch.cat([self.log_mass.flatten(1), self.log_outside[:, None]], dim=1)
         flat = torch.log_softmax(flat / calibration.temperature, dim=1)
         return Posterior(
@@ -145,19 +146,26 @@ class Posterior:
 
     def raster(self) -> Tensor:
         """Mass of each grid cell of the window, shape (report, n, n); sums to 1 - outside."""
-        n = self.outdoor.shape[-1]
-        axis = (torch.arange(n, device=self.mean_m.device) + 0.5) * self.cell_m
-        axis = axis - n * self.cell_m / 2
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        points = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
-        log_weights = self._log_weights()
-        total = torch.zeros(len(self.mean_m), n * n, device=points.device)
-        for k in range(self.top.shape[1]):
-            part = self._gaussians(points, slice(k, k + 1))[..., 0] + log_weights[:, k : k + 1]
-            total += part.exp()
-        total = total / total.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        components = log_weights.exp().sum(dim=1)[:, None, None]
-        return self._spread() + components * total.reshape(-1, n, n)
+        n, count = self.outdoor.shape[-1], len(self.mean_m)
+        reach = torch.arange(-_REACH_CELLS, _REACH_CELLS + 1, device=self.mean_m.device)
+        dy, dx = (v.reshape(-1) for v in torch.meshgrid(reach, reach, indexing="ij"))
+        nearest = (self.mean_m / self.cell_m + n / 2).floor().long()  # (report, component, 2)
+        column = nearest[..., 0, None] + dx
+        row = nearest[..., 1, None] + dy
+        points = (torch.stack([column, row], dim=-1) + 0.5 - n / 2) * self.cell_m
+        inside = (column >= 0) & (column < n) & (row >= 0) & (row < n)
+        log_density = self._log_gaussian(points, self.covariance_m2[:, :, None])
+        share = torch.softmax(torch.where(inside, log_density, -torch.inf), dim=2)
+        mass = share * self._log_weights().exp()[..., None]
+        flat = (row.clamp(0, n - 1) * n + column.clamp(0, n - 1)).flatten(1)
+        components = torch.zeros(count, n * n, device=mass.device).scatter_add(
+            1, flat, mass.flatten(1)
+        )
+        return self._spread() + components.reshape(-1, n, n)
+
+    def _log_gaussian(self, points_m: Tensor, covariance_m2: Tensor) -> Tensor:
+        """Log-density of each component at its own points, shape (report, component, point)."""
+        return _log_normal(points_m - self.mean_m[:, :, None], covariance_m2)
 
     def _log_weights(self) -> Tensor:
         return math.log1p(-SPREAD_SHARE) + self.log_mass.flatten(1).gather(1, self.top)
@@ -193,12 +201,16 @@ class Posterior:
         spread = (mass * keep).reshape(-1, side, side)
         return share * spread.repeat_interleave(block, 1).repeat_interleave(block, 2)
 
-    def _gaussians(self, points_m: Tensor, chosen: slice = slice(None)) -> Tensor:
-        """Log-density of components, shape (report, point, component)."""
-        covariance = self.covariance_m2[:, None, chosen]
-        a, b, d = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
-        determinant = a * d - b * b
-        delta = points_m[:, :, None] - self.mean_m[:, None, chosen]
-        dx, dy = delta[..., 0], delta[..., 1]
-        distance = (d * dx**2 - 2 * b * dx * dy + a * dy**2) / determinant
-        return -0.5 * distance - 0.5 * determinant.log() - math.log(2 * math.pi)
+    def _gaussians(self, points_m: Tensor) -> Tensor:
+        """Log-density of all components at points, shape (report, point, component)."""
+        return _log_normal(points_m[:, :, None] - self.mean_m[:, None], self.covariance_m2[:, None])
+
+
+def _log_normal(delta_m: Tensor, covariance_m2: Tensor) -> Tensor:
+    """Log-density of a centred bivariate normal at offsets (..., 2), covariances (..., 2, 2)."""
+    a, b = covariance_m2[..., 0, 0], covariance_m2[..., 0, 1]
+    d = covariance_m2[..., 1, 1]
+    determinant = a * d - b * b
+    dx, dy = delta_m[..., 0], delta_m[..., 1]
+    distance = (d * dx**2 - 2 * b * dx * dy + a * dy**2) / determinant
+    return -0.5 * distance - 0.5 * determinant.log() - math.log(2 * math.pi)

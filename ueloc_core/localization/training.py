@@ -93,7 +93,7 @@ def build_posterior_model(
     config = city.training
     torch.manual_seed(city.seed)
     model = MeasurementModel(city.measurements, city.radio, load_map_error(map_error_folder))
-    reader = WindowReader(atlas, model.ceiling_dbm)
+    reader = WindowReader(atlas, model)
     train = read_samples(reader, reports, "train")
     validation = read_samples(reader, reports, "validation")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -277,9 +277,10 @@ def _draw_curves(history: pd.DataFrame, path: Path) -> None:
     axes = figure.add_subplot()
     for (split, term), rows in history.groupby(["split", "term"]):
         if term != "total":
-            axes.plot(rows.epoch, rows.value, "-" if split == "train" else "--", label=f"{split} {term}")
+            axes.plot(
+                rows.epoch, rows.value, "-" if split == "train" else "--", label=f"{split} {term}"
+            )
     axes.set_xlabel("epoch")
     axes.set_ylabel("nats")
     axes.legend(fontsize=6)
     figure.savefig(path, metadata={"Software": None})
-

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from torch import Tensor
 
 from ueloc_core.grid import Window
-from ueloc_core.measurement.model import ReportBatch, decode
+from ueloc_core.measurement.model import MeasurementModel, ReportBatch, decode
 from ueloc_core.measurement.reports import MISSING, SS_RSRQ, SS_SINR
 from ueloc_core.radio.atlas import MapAtlas
 
 SYMMETRIES = 8
 TOKEN_FEATURES = 16
-_RANKED = 10  # one more than the slots, so the strongest unreported sector is always among them
+_RANKED = 16  # more than the slots, so the strongest unreported sectors are among them
+_UNHEARD_SIGMA_DB = 7.0  # level's and map's error together, for the unreported sectors' channel
 _HALF = 2  # grid cells a side of a pooled cell
 _NOTHING_DBM = -200.0
 
@@ -46,6 +48,9 @@ class WindowBatch:
         The same on a grid twice as coarse, shape (report, slot, n/2, n/2).
     half_unheard_dbm
         Strongest mapped RSRP of the unreported sectors [dBm], shape (report, n/2, n/2).
+    half_silence
+        Log-probability that the strongest unreported sectors stay unreported [nats], shape
+        (report, n/2, n/2).
     half_height_m
         Building height [m], shape (report, n/2, n/2).
     outdoor
@@ -67,6 +72,7 @@ class WindowBatch:
     half_rsrp_dbm: Tensor
     half_se_db: Tensor
     half_unheard_dbm: Tensor
+    half_silence: Tensor
     half_height_m: Tensor
     outdoor: Tensor
     ceiling_dbm: Tensor
@@ -74,7 +80,7 @@ class WindowBatch:
     truth_m: Tensor
 
     def to(self, device: torch.device) -> "WindowBatch":
-        """This batch on a device."""
+        """The batch on a device."""
         return WindowBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def __len__(self) -> int:
@@ -88,20 +94,19 @@ class WindowReader:
     ----------
     atlas
         Radio maps, sectors and ground of a city.
-    ceiling
-        Gives `ceiling_dbm` of reports: `MeasurementModel.ceiling_dbm`.
+    model
+        Gives the level that unreported sectors stayed under, and how many reports are lost.
     """
 
-    def __init__(self, atlas: MapAtlas, ceiling: Any) -> None:
+    def __init__(self, atlas: MapAtlas, model: MeasurementModel) -> None:
         self.atlas = atlas
         self.cell_m = atlas.city.grid.cell_m
         self.cells = round(atlas.city.window.size_m / self.cell_m)
-        self._ceiling = ceiling
+        self._ceiling = model.ceiling_dbm
+        self._lost = model.config.dropout_probability
         table = atlas.sectors
-        self.frames = [
-            atlas.city.sector_window(row.x_m, row.y_m, row.azimuth_deg)
-            for row in table.itertuples()
-        ]
+        rows: list[Any] = list(table.itertuples())
+        self.frames = [atlas.city.sector_window(row.x_m, row.y_m, row.azimuth_deg) for row in rows]
         self._half_rsrp = _pool(atlas.rsrp_dbm)
         self._half_se = _pool(atlas.rsrp_se_db)
         self._half_windows = [_halved(window) for window in atlas.windows]
@@ -116,7 +121,7 @@ class WindowReader:
     ) -> NDArray[np.float64]:
         """Positions [m] from the centres of the serving sectors' windows, shape (report, 2)."""
         centre = np.array([self.frames[s].centre_m for s in serving]).reshape(-1, 2)
-        return np.stack([x_m, y_m], axis=1) - centre
+        return np.asarray(np.stack([x_m, y_m], axis=1) - centre)
 
     def read(
         self,
@@ -140,8 +145,9 @@ class WindowReader:
         turn = np.zeros(count, dtype=np.int64) if symmetry is None else symmetry
         place = np.full((count, 2), np.nan) if truth_m is None else truth_m
         parts: dict[str, list[NDArray[Any]]] = {}
+        ceiling = self._ceiling(reports)
         for i in range(count):
-            for name, value in self._rasters(sector[i], int(turn[i])).items():
+            for name, value in self._rasters(sector[i], float(ceiling[i]), int(turn[i])).items():
                 parts.setdefault(name, []).append(value)
         rasters = {name: torch.from_numpy(np.stack(values)) for name, values in parts.items()}
         tokens = self._tokens(reports, turn)
@@ -151,7 +157,7 @@ class WindowReader:
             present=reports.heard,
             level_dbm=reports.level_dbm.nan_to_num(0.0),
             rsrp_code=reports.rsrp,
-            ceiling_dbm=self._ceiling(reports).to(torch.float32),
+            ceiling_dbm=ceiling.to(torch.float32),
             outside_m2=torch.tensor([self.outside_m2(int(s[0])) for s in sector]),
             truth_m=torch.from_numpy(truth.astype(np.float32)),
             **rasters,
@@ -161,7 +167,9 @@ class WindowReader:
         """Outdoor area [m2] that a sector was traced over beyond its window."""
         return float(self._surroundings(serving)["outside_m2"])
 
-    def _rasters(self, sector: NDArray[np.int64], turn: int) -> dict[str, NDArray[Any]]:
+    def _rasters(
+        self, sector: NDArray[np.int64], ceiling_dbm: float, turn: int
+    ) -> dict[str, NDArray[Any]]:
         serving = int(sector[0])
         frame, half = self.frames[serving], _halved(self.frames[serving])
         around = self._surroundings(serving)
@@ -172,18 +180,21 @@ class WindowReader:
         first = free.argmax(axis=0)[None]
         unheard = np.take_along_axis(around["ranked_dbm"], first, axis=0)[0]
         unheard = np.where(free.any(axis=0), unheard, _NOTHING_DBM)
+        gap = (ceiling_dbm - around["ranked_dbm"].astype(np.float32)) / _UNHEARD_SIGMA_DB
+        silent = self._lost + (1 - self._lost) * ndtr(gap)
+        silence = np.where(free, np.log(np.maximum(silent, 1e-3)), 0.0).sum(axis=0)
         rasters = {
             "rsrp_dbm": _compose(self.atlas.rsrp_dbm, full_windows, sector, frame),
             "se_db": _compose(self.atlas.rsrp_se_db, full_windows, sector, frame),
             "half_rsrp_dbm": _compose(self._half_rsrp, halves, sector, half),
             "half_se_db": _compose(self._half_se, halves, sector, half),
             "half_unheard_dbm": unheard.astype(np.float32),
+            "half_silence": silence.astype(np.float32),
             "half_height_m": around["half_height_m"],
             "outdoor": around["outdoor"],
         }
         return {
-            name: np.ascontiguousarray(_turn_raster(value, turn))
-            for name, value in rasters.items()
+            name: np.ascontiguousarray(_turn_raster(value, turn)) for name, value in rasters.items()
         }
 
     def _read_surroundings(self, serving: int) -> dict[str, Any]:
@@ -251,7 +262,7 @@ def _pool(values: NDArray[np.float32]) -> NDArray[np.float32]:
     known = np.isfinite(blocks)
     total = np.where(known, blocks, 0.0).sum(axis=(2, 4))
     with np.errstate(invalid="ignore"):
-        return (total / known.sum(axis=(2, 4))).astype(np.float32)
+        return np.asarray(total / known.sum(axis=(2, 4)), dtype=np.float32)
 
 
 def _halved(window: Window) -> Window:

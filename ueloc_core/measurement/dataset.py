@@ -131,7 +131,8 @@ def load_reports(folder: Path) -> xr.Dataset:
     path = folder / "reports.zarr"
     try:
         with xr.open_zarr(path, consolidated=False, chunks=None) as reports:
-            return reports.load()
+            loaded: xr.Dataset = reports.load()
+            return loaded
     except Exception as error:
         raise StoreError(
             f"reports cannot be read ({error})",

@@ -44,9 +44,7 @@ _EXPONENT_REPORTS = 120
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db")
 
 
-def build_map_error(
-    city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path
-) -> dict[str, Any]:
+def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path) -> dict[str, Any]:
     """Fit `MapError` on the training reports and write ``map_error.json``.
 
     Parameters

@@ -151,7 +151,7 @@ def log_bin(low: Tensor, high: Tensor, loc: Tensor, scale: Any) -> Tensor:
     a, b = (low - loc) / scale, (high - loc) / scale
     upper = a > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    difference = torch.special.ndtr(b) - torch.special.ndtr(a)
+    difference: Tensor = torch.special.ndtr(b) - torch.special.ndtr(a)
     return difference.clamp_min(_SMALLEST_PROBABILITY).log()
 
 
@@ -259,9 +259,9 @@ class MeasurementModel:
         tail_loc = loc + self.map_error.tail_bias_db
 
         def below(edge: Tensor) -> Tensor:
-            return (1 - share) * torch.special.ndtr((edge - loc) / core) + (
-                share * torch.special.ndtr((edge - tail_loc) / tail)
-            )
+            in_core: Tensor = torch.special.ndtr((edge - loc) / core)
+            in_tail: Tensor = torch.special.ndtr((edge - tail_loc) / tail)
+            return (1 - share) * in_core + share * in_tail
 
         lost = self.config.dropout_probability
         probability = (1 - lost) * below(ceiling_dbm) + lost * below(serving_dbm)
@@ -472,6 +472,4 @@ def _encode(field: QuantisedField, value: Tensor) -> Tensor:
 
 
 def _row(table: QualityTable, n: int) -> QualityTable:
-    return QualityTable(
-        table.reported_mw[n : n + 1], table.log_prob[n : n + 1], table.first_dbm
-    )
+    return QualityTable(table.reported_mw[n : n + 1], table.log_prob[n : n + 1], table.first_dbm)

@@ -13,9 +13,7 @@ SLOTS = 8
 
 
 def _code(last: int) -> Any:
-    return px.DataVar(
-        dtype=np.int16, dims=("report", "slot"), checks=px.Check.in_range(-1, last)
-    )
+    return px.DataVar(dtype=np.int16, dims=("report", "slot"), checks=px.Check.in_range(-1, last))
 
 
 _REPORT_VARS: dict[str, Any] = {
@@ -77,4 +75,4 @@ MeasurementSetSchema = px.DatasetSchema(
     checks=_REPORT_CHECKS,
     name="measurement_set",
 )
-"""All reports of a city with their split: index into `ueloc_core.city.SPLITS`, -1 unused (guard)."""
+"""All reports of a city with their split: index into `ueloc_core.city.SPLITS`, -1 unused."""

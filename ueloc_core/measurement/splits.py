@@ -46,7 +46,10 @@ def build_measurement_set(city: City, folders: Mapping[str, Path], out: Path) ->
     names = sorted(folders)
     parts = [load_reports(folders[name]) for name in names]
     split = np.concatenate(
-        [np.full(p.sizes["report"], SPLITS.index(city.split_of(n))) for n, p in zip(names, parts, strict=True)]
+        [
+            np.full(p.sizes["report"], SPLITS.index(city.split_of(n)))
+            for n, p in zip(names, parts, strict=True)
+        ]
     ).astype(np.int8)
     reports = xr.concat(parts, dim="report", combine_attrs="override")
     drawn = _counts(split)

@@ -236,4 +236,3 @@ def _ground(
         )
         height[target] = context.building_height_m.values[part]
     return ground, outdoor, height
-

@@ -90,14 +90,14 @@ def build_radio_map(
                 gains.append(gain)
                 errors.append(error)
             if progress is not None:
-                progress(done + 1, len(sites), f"{belief}: site {site_id}")
+                progress(done + 1, len(sites), f"{tile.name}, {belief}: site {site_id}")
     cube = _cube(city, sectors, belief, names, windows, gains, errors)
     _write(cube, out / "radio_map.zarr")
     _preview(cube, out / "preview.png")
     hit = cube.path_gain_db.notnull()
     return {
         "sectors": len(names),
-        "covered_share": float(hit.mean()) if len(names) else None,
+        "covered_share": float(hit.mean()) if names else None,
         "median_se_db": _median(cube.path_gain_se_db.values),
         "median_rsrp_dbm": _median(cube.rsrp_dbm.values),
         "megabytes": cube.nbytes / 1e6,
@@ -116,7 +116,8 @@ def load_radio_map(folder: Path) -> xr.Dataset:
     path = folder / "radio_map.zarr"
     try:
         with xr.open_zarr(path, consolidated=False, chunks=None) as cube:
-            return cube.load()
+            loaded: xr.Dataset = cube.load()
+            return loaded
     except Exception as error:
         raise StoreError(
             f"radio map cannot be read ({error})",
@@ -184,7 +185,7 @@ def _trace_site(
     belief: Belief,
 ) -> list[tuple[Any, Window, NDArray[np.float32], NDArray[np.float32]]]:
     """Trace the sectors of one site in one call a ray set; (sector, window, gain, error) each."""
-    rows = list(sectors.itertuples())
+    rows: list[Any] = list(sectors.itertuples())
     window = city.trace_window(rows[0].x_m, rows[0].y_m)
     centre = window.centre_m
     plane = Plane(
@@ -211,9 +212,7 @@ def _trace_site(
         ]
     )
     mean_db, error_db = combine_ray_sets(gains)
-    return [
-        (row, window, mean_db[i], error_db[i]) for i, row in enumerate(rows)
-    ]
+    return [(row, window, mean_db[i], error_db[i]) for i, row in enumerate(rows)]
 
 
 def combine_ray_sets(
@@ -233,7 +232,7 @@ def combine_ray_sets(
         10/ln 10 times the relative error), NaN where fewer than two ray sets have power.
     """
     count = gains.shape[0]
-    if count < 2:  # noqa: PLR2004
+    if count < 2:
         raise RadioError(f"a standard error needs two ray sets, got {count}")
     mean = gains.mean(axis=0)
     hits = (gains > 0).sum(axis=0)

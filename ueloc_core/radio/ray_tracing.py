@@ -152,9 +152,7 @@ class RayTracer:
             raise RadioError(f"transmitters traced together need one pattern, got {patterns}")
         for name in list(self._scene.transmitters):
             self._scene.remove(name)
-        array = functools.partial(
-            self._rt.PlanarArray, num_rows=1, num_cols=1, polarization="V"
-        )
+        array = functools.partial(self._rt.PlanarArray, num_rows=1, num_cols=1, polarization="V")
         self._scene.tx_array = array(pattern=patterns.pop())
         self._scene.rx_array = array(pattern="iso")
         for index, transmitter in enumerate(transmitters):
@@ -183,8 +181,8 @@ def _sionna_rt() -> ModuleType:
         if bundled.exists():
             os.environ["DRJIT_LIBLLVM_PATH"] = str(bundled)
     try:
-        import sionna.rt as rt  # noqa: PLC0415
         import mitsuba as mi  # noqa: PLC0415
+        from sionna import rt  # noqa: PLC0415
     except ImportError as error:
         raise RadioError(
             f"Sionna RT cannot be imported ({error})",

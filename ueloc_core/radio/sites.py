@@ -33,9 +33,7 @@ def site_search_window(city: City, tile: Tile) -> Window:
     return tile.window.buffered(2 * city.site_plan.snap_radius_m)
 
 
-def build_sites(
-    city: City, tile: Tile, features: gpd.GeoDataFrame, out: Path
-) -> dict[str, Any]:
+def build_sites(city: City, tile: Tile, features: gpd.GeoDataFrame, out: Path) -> dict[str, Any]:
     """Plan the sectors that a tile owns and write ``sectors.parquet``.
 
     Parameters
@@ -110,7 +108,8 @@ def plan_sectors(city: City, tile: Tile, features: gpd.GeoDataFrame) -> pd.DataF
     if not rows:
         return empty_sectors()
     table = pd.DataFrame(rows).sort_values("sector_id", ignore_index=True)
-    return SectorSchema.validate(table)
+    validated: pd.DataFrame = SectorSchema.validate(table)
+    return validated
 
 
 def _lattice(city: City, tile: Tile) -> list[tuple[int, int, float, float, float]]:
@@ -144,15 +143,16 @@ def _mast(
 ) -> tuple[shapely.Point, float] | None:
     """Place on a roof near a wanted point, and the roof's height [m]; None without a roof."""
     near = buildings[buildings.geometry.distance(wanted) <= radius_m]
-    if near.empty:
+    roofs = near.geometry.buffer(-_EDGE_INSET_M)
+    roofs = roofs.where(~roofs.is_empty, near.geometry)
+    distance_m = roofs.distance(wanted)
+    within = distance_m <= radius_m  # of the mast itself, so that `site_search_window` is enough
+    if not within.any():
         return None
-    distance_m = near.geometry.distance(wanted)
-    score = near["height_m"] - _HEIGHT_PER_METRE * distance_m
-    order = pd.DataFrame({"score": -score, "osm_id": near["osm_id"]}).sort_values(
+    score = near["height_m"] - _HEIGHT_PER_METRE * near.geometry.distance(wanted)
+    order = pd.DataFrame({"score": -score, "osm_id": near["osm_id"]})[within].sort_values(
         ["score", "osm_id"]
     )
-    best = near.loc[order.index[0]]
-    roof = best.geometry.buffer(-_EDGE_INSET_M)
-    roof = best.geometry if roof.is_empty else roof
-    point = shapely.ops.nearest_points(roof, wanted)[0]
-    return shapely.Point(point.x, point.y), float(best["height_m"])
+    best = order.index[0]
+    point = shapely.ops.nearest_points(roofs.loc[best], wanted)[0]
+    return shapely.Point(point.x, point.y), float(near["height_m"].loc[best])
