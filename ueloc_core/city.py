@@ -166,21 +166,21 @@ class SplitsConfig(_Section):
 class TrainingConfig(_Section):
     """The network, and its loss L_coarse + fine_weight L_fine + physics_weight L_phys."""
 
-    epochs: Annotated[int, Field(ge=1)] = 8
+    epochs: Annotated[int, Field(ge=1)] = 4
     batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     weight_decay: NonNegative = 1e-4
     fine_weight: NonNegative = 1.0
     physics_weight: NonNegative = 0.05
     components: Annotated[int, Field(ge=1, le=128)] = 24
     channels: Annotated[int, Field(ge=4, le=256)] = 24
-    reports_per_epoch: Annotated[int, Field(ge=16)] = 4000
+    reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
 
 
 class EvaluationConfig(_Section):
     """How the locators are compared."""
 
-    max_reports: Annotated[int, Field(ge=1)] = 1000
+    max_reports: Annotated[int, Field(ge=1)] = 800
     knn_neighbours: Annotated[int, Field(ge=1)] = 8
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
 

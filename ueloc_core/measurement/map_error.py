@@ -217,11 +217,14 @@ def _total_error_db(
     heard = torch.zeros(len(reports), mapped.shape[1] + 1, dtype=torch.bool)
     heard.scatter_(1, torch.where(reports.heard, reports.sector, mapped.shape[1]), value=True)
     unreported = (mapped * ~heard[:, :-1]).sum(dim=1)
+    exact = MeasurementModel(city.measurements, city.radio, MapError(**values))
+    given_total = exact.quality_given_total(reports)
     best, best_value = 0.0, -np.inf
     for total_db in np.arange(0.0, 8.01, 0.5):
         error = MapError(**{**values, "total_db": float(total_db)})
         model = MeasurementModel(city.measurements, city.radio, error)
-        value = float(model.quality_log_prob(model.quality_table(reports), unreported).mean())
+        table = model.quality_table(reports, given_total)
+        value = float(model.quality_log_prob(table, unreported).mean())
         if value > best_value:
             best, best_value = float(total_db), value
     return best

@@ -33,6 +33,7 @@ _NOWHERE_DBM = -400.0
 _OPEN_END = 1e4  # an open bin's edge: finite, so that gradients stay so
 _SMALLEST_PROBABILITY = 1e-20
 _TABLE_STEP_DB = 0.25
+_TABLE_PARTS = 4  # nodes that are averaged within a step
 _TABLE_TOP_DBM = -10.0
 _KERNEL_REACH = 4.0  # standard deviations
 _SUBCARRIERS_DB = 10.0 * math.log10(SUBCARRIERS_PER_RB)
@@ -151,8 +152,13 @@ def log_bin(low: Tensor, high: Tensor, loc: Tensor, scale: Any) -> Tensor:
     a, b = (low - loc) / scale, (high - loc) / scale
     upper = a > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    difference: Tensor = torch.special.ndtr(b) - torch.special.ndtr(a)
+    difference = _normal_cdf(b) - _normal_cdf(a)
     return difference.clamp_min(_SMALLEST_PROBABILITY).log()
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    """Standard normal distribution; `torch.special.ndtr` has no lower tail in single precision."""
+    return 0.5 * torch.erfc(-z * math.sqrt(0.5))
 
 
 def log_code(field: QuantisedField, code: Tensor, loc: Tensor, scale: Any) -> Tensor:
@@ -259,8 +265,8 @@ class MeasurementModel:
         tail_loc = loc + self.map_error.tail_bias_db
 
         def below(edge: Tensor) -> Tensor:
-            in_core: Tensor = torch.special.ndtr((edge - loc) / core)
-            in_tail: Tensor = torch.special.ndtr((edge - tail_loc) / tail)
+            in_core = _normal_cdf((edge - loc) / core)
+            in_tail = _normal_cdf((edge - tail_loc) / tail)
             return (1 - share) * in_core + share * in_tail
 
         lost = self.config.dropout_probability
@@ -276,14 +282,20 @@ class MeasurementModel:
 
     # -- quality --------------------------------------------------------------------------
 
-    def quality_table(self, reports: ReportBatch) -> QualityTable:
-        """Log-likelihood of the quality fields over the total power per resource element."""
-        level = reports.level_dbm
-        level_mw = torch.where(reports.heard, 10 ** (level.nan_to_num(_NOWHERE_DBM) / 10), 0.0)
-        first = 10.0 * math.log10(self.noise_mw) - 6.0
-        count = round((_TABLE_TOP_DBM - first) / _TABLE_STEP_DB) + 1
-        total = first + _TABLE_STEP_DB * torch.arange(count, dtype=torch.float32)
-        log_prob = self._quality_given_total(reports, level, level_mw, total[None, :, None])
+    def quality_table(
+        self, reports: ReportBatch, given_total: Tensor | None = None
+    ) -> QualityTable:
+        """Log-likelihood of the quality fields over the expected total power.
+
+        Parameters
+        ----------
+        reports
+            The reports.
+        given_total
+            Their `quality_given_total`, where it is known already.
+        """
+        log_prob = self.quality_given_total(reports) if given_total is None else given_total
+        level_mw = _milliwatts(reports)
         sigma = math.hypot(self.config.interference_sigma_db, float(self.map_error.total_db))
         reach = math.ceil(_KERNEL_REACH * sigma / _TABLE_STEP_DB)
         offset = _TABLE_STEP_DB * torch.arange(-reach, reach + 1, dtype=torch.float32)
@@ -296,13 +308,33 @@ class MeasurementModel:
         return QualityTable(
             reported_mw=self.load * level_mw.sum(dim=1) + self.noise_mw,
             log_prob=mean.clamp_min(1e-30).log() + peak,
-            first_dbm=first,
+            first_dbm=self._first_total_dbm,
         )
 
-    def _quality_given_total(
+    @property
+    def _first_total_dbm(self) -> float:
+        return 10.0 * math.log10(self.noise_mw) - 6.0
+
+    def quality_given_total(self, reports: ReportBatch) -> Tensor:
+        """Log-likelihood of the quality fields at total powers, shape (report, node).
+
+        Where a sector's own power makes up nearly all of the total, its SINR jumps within one
+        step, so that each node is the mean over its step.
+        """
+        first = self._first_total_dbm
+        count = round((_TABLE_TOP_DBM - first) / _TABLE_STEP_DB) + 1
+        parts = torch.arange(count * _TABLE_PARTS, dtype=torch.float32) - (_TABLE_PARTS - 1) / 2
+        total = first + _TABLE_STEP_DB / _TABLE_PARTS * parts
+        log_prob = self._quality_at(
+            reports, reports.level_dbm, _milliwatts(reports), total[None, :, None]
+        )
+        log_prob = log_prob.unflatten(1, (count, _TABLE_PARTS)).logsumexp(dim=2)
+        return log_prob - math.log(_TABLE_PARTS)
+
+    def _quality_at(
         self, reports: ReportBatch, level: Tensor, level_mw: Tensor, total_dbm: Tensor
     ) -> Tensor:
-        """Log-likelihood of all quality fields at total powers, shape (report, node)."""
+        """The same at any total powers."""
         sigma = self.config.quality_sigma_db
         level = level.nan_to_num(0.0)[:, None, :]
         interference = self.interference_dbm(total_dbm, level_mw[:, None, :])
@@ -460,6 +492,12 @@ class MeasurementModel:
             sinr=torch.where(heard & kept(count, SLOTS), sinr, MISSING),
             cqi=torch.where(heard[:, 0] & kept(count), cqi, MISSING),
         )
+
+
+def _milliwatts(reports: ReportBatch) -> Tensor:
+    """Decoded levels [mW], 0 in empty slots, shape (report, slot)."""
+    level = reports.level_dbm.nan_to_num(_NOWHERE_DBM)
+    return torch.where(reports.heard, 10 ** (level / 10), 0.0)
 
 
 def _rsrq(level_dbm: Tensor, total_dbm: Tensor) -> Tensor:
