@@ -1,0 +1,135 @@
+"""What stages read from the store, and the digests by which they depend on it.
+
+A stage depends on the files that it opens, not on the whole folder: a new preview image of a
+scene traces nothing again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ueloc_core.city import City
+from ueloc_core.provenance import Artifact, ArtifactKey, Store, digest, digest_file, digest_folder
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ueloc_core.radio.atlas import MapAtlas
+
+SCENE_GEOMETRY = ("scene.xml", "scene.json", "meshes", "context.zarr")
+
+
+def content_of(artifact: Artifact, *names: str) -> str:
+    """Digest of the named files and folders of an artifact."""
+    paths = [artifact.path / name for name in names]
+    return digest([digest_folder(path) if path.is_dir() else digest_file(path) for path in paths])
+
+
+@dataclass(frozen=True)
+class AtlasInputs:
+    """Stored scenes, sites and radio maps of the same tiles: what composes a `MapAtlas`."""
+
+    scenes: dict[str, Artifact]
+    sites: dict[str, Artifact]
+    radio_maps: dict[str, Artifact]
+
+    @classmethod
+    def require(
+        cls, store: Store, city: City, tiles: Iterable[str], *, maps: str = "radio_map"
+    ) -> "AtlasInputs":
+        """The artifacts of some tiles; ``maps`` names the stage that traced the radio maps.
+
+        Raises
+        ------
+        StoreError
+            If one of them has not been computed or is damaged.
+        """
+        names = list(tiles)
+        scenes, sites, radio_maps = (
+            {name: store.require(ArtifactKey(city.name, stage, name)) for name in names}
+            for stage in ("scene", "sites", maps)
+        )
+        return cls(scenes, sites, radio_maps)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content digests of what the atlas reads."""
+        found = {}
+        for name, scene in self.scenes.items():
+            found[f"context/{name}"] = content_of(scene, "context.zarr")
+            found[f"sectors/{name}"] = content_of(self.sites[name], "sectors.parquet")
+            found[f"radio_map/{name}"] = content_of(self.radio_maps[name], "radio_map.zarr")
+        return found
+
+    def load(self, city: City) -> "MapAtlas":
+        """Compose the atlas."""
+        from ueloc_core.radio.atlas import MapAtlas
+
+        scenes, sites, radio_maps = (
+            {name: artifact.path for name, artifact in tiles.items()}
+            for tiles in (self.scenes, self.sites, self.radio_maps)
+        )
+        return MapAtlas.load(city, scenes, sites, radio_maps)
+
+
+_FILES_READ = {
+    "measurement_set": ("reports.zarr",),
+    "map_error": ("map_error.json",),
+    "posterior_model": ("checkpoint.pt", "history.parquet"),
+    "calibration": ("calibration.json",),
+}
+
+
+@dataclass(frozen=True)
+class CityInputs:
+    """What a stage of a whole city reads: the twin's maps, the reports, and earlier results.
+
+    Attributes
+    ----------
+    city
+        The city.
+    tiles
+        Scenes, sites and the twin's radio maps of all its tiles.
+    results
+        Artifacts of the city by stage, the measurement set among them.
+    """
+
+    city: City
+    tiles: AtlasInputs
+    results: dict[str, Artifact]
+
+    @classmethod
+    def require(cls, store: Store, city: City, *stages: str) -> "CityInputs":
+        """All tiles, the measurement set, and the results of more stages of a city.
+
+        Raises
+        ------
+        StoreError
+            If one of them has not been computed or is damaged.
+        """
+        names = ("measurement_set", *stages)
+        return cls(
+            city,
+            AtlasInputs.require(store, city, city.tile_names),
+            {name: store.require(ArtifactKey(city.name, name)) for name in names},
+        )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content digests of what is read."""
+        results = {
+            name: content_of(artifact, *_FILES_READ[name])
+            for name, artifact in self.results.items()
+        }
+        return {**self.tiles.digests, **results}
+
+    def load(self) -> tuple["MapAtlas", "xr.Dataset"]:
+        """The twin's atlas and the reports."""
+        from ueloc_core.measurement.dataset import load_reports
+
+        return self.tiles.load(self.city), load_reports(self.results["measurement_set"].path)
+
+    def folders(self, *stages: str) -> list[Path]:
+        """Folders of earlier results, in the order asked for."""
+        return [self.results[name].path for name in stages]

@@ -1,0 +1,1 @@
+"""Orchestration: definitions, jobs, schedules, sensors, executors and the command line."""
