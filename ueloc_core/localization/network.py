@@ -244,11 +244,11 @@ class _MapAttention(nn.Module):
         )
 
     def forward(self, features: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
-        pooled = nn.functional.avg_pool2d(features, _QUERY_CELLS)
+        pooled = nn.functional.avg_pool2d(features, _QUERY_CELLS, ceil_mode=True)
         query = self.norm(pooled.flatten(2).transpose(1, 2))
         answer, _ = self.attention(query, tokens, tokens, key_padding_mask=~present)
         answer = answer.transpose(1, 2).reshape(pooled.shape)
-        return features + nn.functional.interpolate(answer, scale_factor=_QUERY_CELLS)
+        return features + nn.functional.interpolate(answer, size=features.shape[-2:])
 
 
 class _Residual(nn.Module):

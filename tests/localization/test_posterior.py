@@ -1,0 +1,215 @@
+"""The posterior is a density: it integrates to one, and its raster is that density."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ueloc_core.errors import StoreError
+from ueloc_core.localization.posterior import Calibration, Posterior
+
+CELL_M, CELLS, SIDE, COMPONENTS = 4.0, 64, 16, 5
+HALF_M = CELL_M * CELLS / 2
+
+
+def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05):
+    """Random blocks, the densest of them Gaussians with means in or near their blocks."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=generator)
+
+    logits = 3 * torch.randn(count, SIDE * SIDE, generator=generator)
+    log_mass = torch.log_softmax(logits, dim=1) + np.log1p(-outside)
+    top = log_mass.topk(COMPONENTS, dim=1).indices
+    block_m = CELL_M * CELLS / SIDE
+    corner = torch.stack([top % SIDE, top // SIDE], dim=-1) * block_m - HALF_M
+    mean = corner + block_m * uniform(count, COMPONENTS, 2)
+    low, high = sigma_m
+    sigma = low + (high - low) * uniform(count, COMPONENTS, 2)
+    angle = np.pi * uniform(count, COMPONENTS)
+    turn = torch.stack(
+        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)],
+        dim=-2,
+    )
+    covariance = turn @ torch.diag_embed(sigma**2) @ turn.transpose(-1, -2)
+    outdoor = uniform(count, CELLS, CELLS) > 0.4
+    outdoor[:, :8, :8] = False  # whole blocks without a place to stand
+    return Posterior(
+        log_mass=log_mass.reshape(count, SIDE, SIDE),
+        log_outside=torch.full((count,), float(np.log(outside))),
+        top=top,
+        mean_m=mean,
+        covariance_m2=covariance,
+        outdoor=outdoor,
+        outside_m2=torch.full((count,), 50_000.0),
+        cell_m=CELL_M,
+    )
+
+
+def repeated(p, count):
+    """One posterior, `count` times, so that its density can be asked at as many points."""
+    tensors = ("log_mass", "log_outside", "top", "mean_m", "covariance_m2", "outdoor", "outside_m2")
+    return Posterior(
+        *(getattr(p, n)[:1].expand(count, *getattr(p, n).shape[1:]) for n in tensors), p.cell_m
+    )
+
+
+def density(p, points):
+    """Density [1/m2] of one posterior at points (n, 2)."""
+    parts = points.split(8192)
+    return torch.cat([repeated(p, len(part)).log_density(part) for part in parts]).double().exp()
+
+
+def grid(step_m, half_m=HALF_M):
+    """Points in the middle of squares of `step_m` over (-half, half)."""
+    axis = torch.arange(-half_m + step_m / 2, half_m, step_m)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_raster_and_the_outside_sum_to_one(seed):
+    p = posterior(count=3, seed=seed)
+    total = p.raster().double().sum(dim=(1, 2)) + p.log_outside.double().exp()
+    torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert float(p.raster().min()) > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_density_integrates_to_one(seed):
+    """Inside on a grid of 1 m, the tails of components beyond the edge, and the outside mass."""
+    p = posterior(seed=seed)
+    inside = float(density(p, grid(1.0)).sum())
+    around = grid(2.0, HALF_M + 80)
+    ring = around[(around.abs() > HALF_M).any(dim=1)]
+    beyond = float(p.log_outside[0].exp() / p.outside_m2[0])
+    tails = float((density(p, ring) - beyond).sum()) * 4
+    assert inside + tails + float(p.log_outside[0].exp()) == pytest.approx(1, abs=1e-3)
+    assert 0 <= tails < 0.2
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_density_and_raster_agree(seed):
+    """Components as wide as two cells: the density at the centre of a cell is its mean."""
+    p = posterior(sigma_m=(8.0, 12.0), seed=seed)
+    p = Posterior(**{**p.__dict__, "mean_m": p.mean_m * 0.6})  # tails stay inside
+    cells = density(p, grid(CELL_M)).reshape(CELLS, CELLS) * CELL_M**2
+    raster = p.raster()[0].double()
+    torch.testing.assert_close(raster, cells, rtol=0.03, atol=2e-6)
+
+
+def test_a_sharp_component_keeps_its_mass_in_the_raster():
+    p = posterior(sigma_m=(0.5, 1.0))
+    raster = p.raster()[0]
+    block = CELLS // SIDE
+    for k in range(COMPONENTS):
+        column, row = ((p.mean_m[0, k] + HALF_M) / CELL_M).floor().long()
+        near = raster[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+        assert float(near.sum()) > 0.9 * float(p.weights[0, k])
+    assert block == 4
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_place_has_zero_density(seed):
+    """Indoors, beside sharp components, in blocks of no mass, beyond the window."""
+    p = posterior(sigma_m=(0.3, 0.6), seed=seed)
+    low = torch.full_like(p.log_mass, -60.0)
+    low[0, 3, 3] = np.log(0.9)
+    p = Posterior(**{**p.__dict__, "log_mass": low})
+    for points in (grid(CELL_M), grid(97.0, 4 * HALF_M), torch.tensor([[1e5, -1e5]])):
+        value = torch.cat([repeated(p, len(s)).log_density(s) for s in points.split(8192)])
+        assert torch.isfinite(value).all()
+        assert float(value.min()) > -80
+
+
+def test_outside_density_is_the_outside_mass_over_its_ground():
+    p = posterior(outside=0.2)
+    far = torch.tensor([[5_000.0, 3_000.0]])
+    assert float(p.log_density(far)) == pytest.approx(np.log(0.2 / 50_000), abs=1e-4)
+
+
+def test_the_share_of_a_block_lies_on_its_outdoor_ground():
+    """A block without components, half of which is built over."""
+    p = posterior()
+    block = next(b for b in range(SIDE * SIDE) if b not in p.top[0] and b // SIDE > 2)
+    row, column = (block // SIDE) * 4, (block % SIDE) * 4
+    outdoor = torch.ones_like(p.outdoor)
+    outdoor[0, row : row + 4, column : column + 2] = False
+    q = Posterior(**{**p.__dict__, "outdoor": outdoor})
+    part = q._spread()[0, row : row + 4, column : column + 4]
+    assert float(part.sum()) == pytest.approx(float(p.log_mass.flatten()[block].exp()), rel=1e-4)
+    assert float(part[:, :2].sum()) < 0.002 * float(part.sum())
+    np.testing.assert_allclose(part[:, 2:], float(part[0, 2]), rtol=1e-5)
+
+
+def test_gradients_reach_masses_means_and_covariances():
+    p = posterior(count=4)
+    parts = {
+        n: getattr(p, n).clone().requires_grad_() for n in ("log_mass", "mean_m", "covariance_m2")
+    }
+    q = Posterior(**{**p.__dict__, **parts})
+    points = torch.tensor([[0.0, 0.0], [50.0, -20.0], [500.0, 0.0], [-127.9, 127.9]])
+    q.log_density(points).sum().backward()
+    assert all(torch.isfinite(v.grad).all() for v in parts.values())
+    assert all(v.grad.abs().sum() > 0 for v in parts.values())
+
+
+# -- calibration --------------------------------------------------------------------------
+
+
+def test_no_correction_is_the_identity():
+    p = posterior(count=2)
+    q = p.calibrated(Calibration(temperature=1.0, covariance_scale=1.0))
+    torch.testing.assert_close(q.log_mass, p.log_mass, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(q.log_outside, p.log_outside, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(q.covariance_m2, p.covariance_m2)
+    torch.testing.assert_close(q.raster(), p.raster(), atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "scale"), [(0.5, 0.25), (2.0, 4.0)])
+def test_a_corrected_posterior_is_still_one(temperature, scale):
+    p = posterior()
+    q = p.calibrated(Calibration(temperature, scale))
+    total = q.raster().double().sum() + q.log_outside.double().exp().sum()
+    assert float(total) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(q.covariance_m2, p.covariance_m2 * scale)
+    entropies = [-(r * r.log()).sum() for r in (p.raster(), q.raster())]
+    assert (entropies[1] > entropies[0]) == (temperature > 1)
+
+
+ADJUSTED = Calibration(1.3, 0.8, (0.1, 0.5, 0.9, 0.95), (0.2, 0.55, 0.97, 0.99))
+
+
+def test_region_level_and_nominal_level_are_inverse():
+    levels = np.linspace(0, 1, 41)
+    np.testing.assert_allclose(ADJUSTED.nominal_level(ADJUSTED.region_level(levels)), levels)
+    np.testing.assert_allclose(ADJUSTED.region_level(ADJUSTED.nominal_level(levels)), levels)
+    assert ADJUSTED.region_level(0.9) == pytest.approx(0.97)
+    assert ADJUSTED.nominal_level(0.97) == pytest.approx(0.9)
+    assert (np.diff(ADJUSTED.region_level(levels)) > 0).all()
+
+
+def test_uncalibrated_levels_are_themselves():
+    levels = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(Calibration().region_level(levels), levels)
+    assert isinstance(float(Calibration().region_level(0.9)), float)
+
+
+def test_a_calibration_survives_its_file(tmp_path):
+    ADJUSTED.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path) == ADJUSTED
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"levels": [], "adjusted": [], "x": 1}', "3"])
+def test_a_bad_file_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(StoreError, match=r"calibration\.json"):
+        Calibration.load(tmp_path)
+
+
+def test_the_file_is_plain_json(tmp_path):
+    ADJUSTED.save(tmp_path / "calibration.json")
+    assert json.loads((tmp_path / "calibration.json").read_text())["temperature"] == 1.3

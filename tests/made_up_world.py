@@ -1,0 +1,128 @@
+"""A made-up world without ray tracing: smooth maps of a few sectors over a small city."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ueloc_core.city import City
+from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.radio.atlas import MapAtlas
+from ueloc_core.radio.schemas import SectorSchema
+
+SITES = 6
+
+
+def made_up_city(**sections):
+    """About 300 x 300 m in tiles of 128 m, windows of 256 m; nothing is read from disk."""
+    return City.model_validate(
+        {
+            "name": "made_up",
+            "source": {"kind": "file", "path": Path("made_up.osm")},
+            "bbox": (24.940, 60.170, 24.9455, 60.1727),
+            "tiles": {"size_m": 128},
+            "window": {"size_m": 256, "shift_m": 40},
+            "training": {"channels": 12, "components": 8},
+            **sections,
+        }
+    )
+
+
+@functools.cache
+def default_atlas():
+    """The atlas of the default made-up city: 18 sectors."""
+    return build_atlas(made_up_city())
+
+
+def _sectors(city, rng):
+    """Three sectors at each of a few sites, spread over the city."""
+    x0, y0, x1, y1 = city.bounds_m
+    rows = []
+    for site in range(1, SITES + 1):
+        x_m = x0 + (0.2 + 0.3 * ((site - 1) % 3)) * (x1 - x0) + rng.uniform(-15, 15)
+        y_m = y0 + (0.3 + 0.4 * ((site - 1) // 3)) * (y1 - y0) + rng.uniform(-15, 15)
+        lon_deg, lat_deg = city.to_lonlat(x_m, y_m)
+        azimuth_deg = rng.uniform(0, 120)
+        rows += [
+            {
+                "sector_id": 10 * site + k,
+                "site_id": site,
+                "tile": next(t.name for t in city.tile_list if t.owns(x_m, y_m)),
+                "x_m": x_m,
+                "y_m": y_m,
+                "height_m": 25.0 + site,
+                "azimuth_deg": azimuth_deg + 120 * k,
+                "downtilt_deg": 8.0,
+                "power_dbm": 46.0,
+                "pci": 3 * site + k,
+                "lon_deg": lon_deg,
+                "lat_deg": lat_deg,
+            }
+            for k in range(3)
+        ]
+    return SectorSchema.validate(pd.DataFrame(rows))
+
+
+def _level_dbm(window, sector, rng):
+    """Distance, azimuth and smooth shadows, over a sector's window."""
+    east = window.x_centres_m[None, :] - sector.x_m
+    north = window.y_centres_m[:, None] - sector.y_m
+    slant_m = np.sqrt(east**2 + north**2 + 20**2)
+    turn = np.degrees(np.arctan2(east, north)) - sector.azimuth_deg
+    turn = (turn + 180) % 360 - 180
+    shadow = gaussian_filter(rng.standard_normal(window.shape), 5)
+    pattern = -np.minimum(12 * (turn / 65) ** 2, 25)
+    return -82 - 32 * np.log10(slant_m / 20) + pattern + 6 * shadow / shadow.std()
+
+
+def build_atlas(city, seed=0):
+    """Maps of all sectors, buildings on a lattice, no ray indoors and below -135 dBm."""
+    rng = np.random.default_rng(seed)
+    sectors = _sectors(city, rng)
+    ground = city.window_cells
+    row, column = np.indices(ground.shape)
+    built = (row % 16 < 7) & (column % 16 < 7)
+    x0, y0, x1, y1 = city.bounds_m
+    x, y = np.meshgrid(ground.x_centres_m, ground.y_centres_m)
+    in_area = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    windows, maps, errors = [], [], []
+    for sector in sectors.itertuples():
+        window = city.trace_window(sector.x_m, sector.y_m)
+        level = _level_dbm(window, sector, rng)
+        shared = window.intersection(ground)
+        indoor = np.zeros(window.shape, dtype=bool)
+        indoor[shared.slices_in(window)] = built[shared.slices_in(ground)]
+        level[indoor | (level < -135)] = np.nan
+        windows.append(window)
+        maps.append(level)
+        errors.append(np.where(np.isnan(level), np.nan, rng.gamma(2.0, 0.5, window.shape)))
+    return MapAtlas(
+        city=city,
+        sectors=sectors,
+        windows=tuple(windows),
+        rsrp_dbm=np.array(maps, dtype=np.float32),
+        rsrp_se_db=np.array(errors, dtype=np.float32),
+        ground=ground,
+        outdoor=in_area & ~built,
+        building_height_m=np.where(built, 18.0, 0.0).astype(np.float32),
+        scenes={},
+    )
+
+
+def draw_reports(atlas, count, seed=0):
+    """Reports of terminals that hear something, uniform over the outdoor ground; their x and y."""
+    rng = np.random.default_rng([seed, 1])
+    row, column = np.nonzero(atlas.outdoor)
+    drawn = rng.integers(len(row), size=2 * count)
+    x0, y0, _, _ = atlas.ground.bounds_m
+    part = rng.uniform(0, 1, (2, 2 * count))
+    x_m = x0 + (column[drawn] + part[0]) * atlas.ground.cell_m
+    y_m = y0 + (row[drawn] + part[1]) * atlas.ground.cell_m
+    model = MeasurementModel(atlas.city.measurements, atlas.city.radio, MapError.none())
+    maps, _ = atlas.maps_at(x_m, y_m)
+    batch = model.sample(torch.from_numpy(maps), torch.Generator().manual_seed(seed))
+    served = np.flatnonzero(batch.heard[:, 0].numpy())[:count]
+    return batch[torch.from_numpy(served)], x_m[served], y_m[served]

@@ -1,0 +1,201 @@
+"""Stand-ins for the slow stages: the wiring is under test here, the stages have their own tests.
+
+They write real files of the right form in no time, so the contracts between the stages hold.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from ueloc_core.city import City, load_city
+from ueloc_core.provenance import ArtifactKey, Store
+from ueloc_core.units import db_to_linear, free_space_gain_db
+
+
+class FreeSpace:
+    """Friis and a smooth antenna instead of rays; ray sets differ by a few percent."""
+
+    def __init__(self, _scene_file, *, frequency_hz, **_budget):
+        self._frequency_hz = frequency_hz
+
+    def path_gain(self, transmitters, plane, ray_set):
+        x_m = (np.arange(plane.columns) + 0.5 - plane.columns / 2) * plane.cell_m
+        y_m = (np.arange(plane.rows) + 0.5 - plane.rows / 2) * plane.cell_m
+        east_m, north_m = np.meshgrid(x_m + plane.centre_m[0], y_m + plane.centre_m[1])
+        gains = []
+        for mast in transmitters:
+            dx_m, dy_m = east_m - mast.position_m[0], north_m - mast.position_m[1]
+            distance_m = np.hypot(np.hypot(dx_m, dy_m), mast.position_m[2])
+            off = np.arctan2(dx_m, dy_m) - np.radians(mast.azimuth_deg)
+            gain = db_to_linear(free_space_gain_db(distance_m, self._frequency_hz))
+            gains.append(gain * (1.1 + np.cos(off)) * (1 + 0.02 * np.sin(ray_set.rays)))
+        return np.array(gains, dtype=np.float32)
+
+
+def quick_map_error(city, atlas, reports, out):
+    (out / "map_error.json").write_text(json.dumps({"core_db": 1.0}))
+    return {"core_db": 1.0}
+
+
+def quick_model(city, atlas, reports, map_error_folder, out, progress=None):
+    (out / "checkpoint.pt").write_bytes(f"{city.training.epochs}".encode())
+    rows = {"epoch": [0], "split": ["train"], "term": ["total"], "value": [1.0]}
+    pd.DataFrame(rows).to_parquet(out / "history.parquet")
+    _picture(out / "curves.png")
+    return {"epochs": city.training.epochs}
+
+
+def quick_calibration(city, atlas, reports, map_error_folder, model_folder, out):
+    (out / "calibration.json").write_text(json.dumps({"temperature": 1.0}))
+    return {"temperature": 1.0}
+
+
+def quick_evaluation(city, atlas, reports, *folders_and_out, progress=None):
+    from ueloc_core.evaluation.metrics import METHODS, summarise, summary_dict
+    from ueloc_core.evaluation.schemas import FixSchema
+
+    out = folders_and_out[-1]
+    n = min(8, city.evaluation.max_reports)
+    density = {"nll_nats": 2.0, "hpd_level": 0.5, "area90_m2": 100.0}
+    fixes = pd.concat(
+        pd.DataFrame(
+            {
+                "method": method,
+                "report": np.arange(n),
+                "sector_id": 1,
+                "x_m": 3.0,
+                "y_m": 4.0,
+                "truth_x_m": 0.0,
+                "truth_y_m": 0.0,
+                "error_m": 5.0,
+                **(density if method in METHODS[:2] else dict.fromkeys(density, np.nan)),
+                "in_window": True,
+            }
+        )
+        for method in METHODS
+    ).reset_index(drop=True)
+    fixes = FixSchema.validate(fixes)
+    fixes.to_parquet(out / "fixes.parquet")
+    summarise(fixes).to_parquet(out / "metrics.parquet")
+    (out / "summary.json").write_text(json.dumps({"splits": {"test": summary_dict(fixes)}}))
+    (out / "report.html").write_text("<!doctype html>")
+    (out / "figures").mkdir()
+    _picture(out / "figures" / "error_cdf.png")
+    return {"reports": n}
+
+
+def _picture(path: Path) -> None:
+    figure = Figure(figsize=(1, 1))
+    figure.add_subplot().plot([0, 1])
+    figure.savefig(path)
+
+
+STAND_INS = {
+    "ueloc_core.radio.radio_map.RayTracer": FreeSpace,
+    "ueloc_core.measurement.map_error.build_map_error": quick_map_error,
+    "ueloc_core.localization.training.build_posterior_model": quick_model,
+    "ueloc_core.evaluation.calibration.build_calibration": quick_calibration,
+    "ueloc_core.evaluation.evaluate.build_evaluation": quick_evaluation,
+}
+
+
+@dataclass
+class Trial:
+    """City files, a store and an instance that a test may spoil."""
+
+    root: Path
+    modules: SimpleNamespace
+
+    @property
+    def city(self) -> City:
+        return load_city(self.root / "cities" / "synthetic.yaml")
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.root / "store"))
+
+    def artifact(self, stage: str, partition: str = "city") -> Any:
+        return self.store.require(ArtifactKey("synthetic", stage, partition))
+
+    def edit(self, **sections: Any) -> None:
+        """Replace keys of the city's file."""
+        from benchmarks.quick_city import write_city_file
+
+        content = self.city.model_dump() | sections
+        write_city_file(City.model_validate(content), self.root / "cities")
+
+    def regenerate(self) -> dict[str, Any]:
+        return self.modules.regenerate.regenerate(
+            "synthetic",
+            store_url=str(self.root / "store"),
+            home=self.root / "instance",
+            quiet=True,
+        )
+
+    def main(self) -> int:
+        return self.modules.regenerate.main(["synthetic", "--store", str(self.root / "store")])
+
+
+@pytest.fixture(scope="session")
+def quick_stages() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in STAND_INS.items():
+            patch.setattr(name, function)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def built(
+    quick_cities: Path,
+    pipeline: SimpleNamespace,
+    quick_stages: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, Any]]:
+    """A city that was built once, and what that took."""
+    root = tmp_path_factory.mktemp("built")
+    shutil.copytree(quick_cities, root / "cities")
+    (root / "instance").mkdir()
+    config = Path(__file__).parents[2] / "instance" / "dagster.yaml"
+    shutil.copy(config, root / "instance")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UELOC_CITIES", str(root / "cities"))
+        return root, Trial(root, pipeline).regenerate()
+
+
+@pytest.fixture
+def trial(
+    built: tuple[Path, dict[str, Any]],
+    pipeline: SimpleNamespace,
+    quick_stages: pytest.MonkeyPatch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Trial:
+    """A copy of the built city, with the environment set to it."""
+    root = tmp_path / "trial"
+    shutil.copytree(built[0], root)
+    extract = root / "cities" / "synthetic.osm.gz"
+    monkeypatch.setenv("UELOC_CITIES", str(root / "cities"))
+    monkeypatch.setenv("UELOC_STORE", str(root / "store"))
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "instance"))
+    copy = Trial(root, pipeline)
+    copy.edit(source={"kind": "file", "path": extract})
+    return copy
+
+
+@pytest.fixture
+def computed() -> Callable[[dict[str, Any]], dict[str, int]]:
+    """What was computed, by stage; stages that computed nothing are left out."""
+
+    def count(tallies: dict[str, Any]) -> dict[str, int]:
+        return {name: len(t.computed) for name, t in tallies.items() if t.computed}
+
+    return count

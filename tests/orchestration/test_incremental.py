@@ -1,0 +1,121 @@
+"""What is computed again, and what is not."""
+
+from pathlib import Path
+
+import pytest
+from shapely import box
+
+from ueloc_core.synthetic import edit_building_height
+
+STAGES_OF_A_TILE = ("scene", "sites", "radio_map", "world_radio_map", "measurements")
+
+
+def test_the_first_run_computes_everything(built, computed):
+    assert computed(built[1]) == {
+        "osm_extract": 1,
+        **dict.fromkeys(STAGES_OF_A_TILE, 6),
+        "measurement_set": 1,
+        "map_error": 1,
+        "posterior_model": 1,
+        "calibration": 1,
+        "evaluation": 1,
+    }
+
+
+def test_a_second_run_computes_nothing_and_says_so(trial, computed, pipeline):
+    tallies = trial.regenerate()
+    assert computed(tallies) == {}
+    assert sum(tally.cached for tally in tallies.values()) == 36
+    with pipeline.instance.open_instance(trial.root / "instance") as instance:
+        import dagster as dg
+
+        tile = trial.city.tile_names[0]
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("scene"), asset_partitions=[f"synthetic/{tile}"]),
+            limit=2,
+        ).records
+    last, first = (record.asset_materialization for record in records)
+    assert last.metadata["cached"].value is True
+    assert first.metadata["cached"].value is False
+    assert last.metadata["seconds"].value == 0
+    assert last.metadata["fingerprint"] == first.metadata["fingerprint"]
+    assert last.metadata["preview"].value.startswith("![preview](data:image/png;base64,")
+    version = last.tags["dagster/data_version"]
+    assert version == first.tags["dagster/data_version"]
+    assert version == trial.artifact("scene", tile).content
+
+
+def test_an_evaluation_setting_runs_evaluation_only(trial, computed):
+    trial.edit(evaluation={"max_reports": 7})
+    assert computed(trial.regenerate()) == {"evaluation": 1}
+
+
+def test_a_training_setting_runs_the_model_and_what_follows(trial, computed):
+    trial.edit(training={"epochs": 3})
+    tallies = computed(trial.regenerate())
+    # the calibration is the same again, but its inputs are not
+    assert tallies == {"posterior_model": 1, "calibration": 1, "evaluation": 1}
+
+
+def test_a_reading_error_leaves_the_maps_alone(trial, computed):
+    trial.edit(measurements={"rsrp_sigma_db": 3.0})
+    tallies = computed(trial.regenerate())
+    assert "radio_map" not in tallies
+    assert tallies["measurements"] == 6
+
+
+def test_an_edited_building_rebuilds_the_tiles_that_see_it(trial, computed):
+    from ueloc_core.geodata.osm import load_features
+
+    city = trial.city
+    features = load_features(trial.artifact("osm_extract").path)
+    buildings = features[features.kind == "building"]
+    reach = {}
+    for tile in city.tile_list:
+        x0, y0, x1, y1 = tile.window.bounds_m
+        halo_m = city.range_m
+        area = box(x0 - halo_m, y0 - halo_m, x1 + halo_m, y1 + halo_m)
+        reach[tile.name] = buildings.intersects(area)
+    seen_by = sum(inside.astype(int) for inside in reach.values())
+    (test_tile,) = city.splits.test
+    building = buildings.loc[seen_by[~reach[test_tile]].idxmin()]  # test sites stay where they are
+    expected = {name for name, inside in reach.items() if inside[building.name]}
+    assert 0 < len(expected) < len(city.tile_list)
+
+    edited = trial.root / "cities" / "edited.osm.gz"
+    edit_building_height(city.source.path, edited, building.osm_id, float(building.height_m) + 7.0)
+    trial.edit(source={"kind": "file", "path": edited})
+    tallies = trial.regenerate()
+    assert {key.split("/")[1] for key in tallies["scene"].computed} == expected
+    assert {key.split("/")[1] for key in tallies["radio_map"].computed} >= expected
+    assert tallies["osm_extract"].computed
+
+
+def test_a_rewritten_extract_of_the_same_content_stops_at_the_extract(trial, computed):
+    import gzip
+
+    source = trial.city.source.path
+    copy = trial.root / "cities" / "again.osm"
+    copy.write_bytes(gzip.decompress(source.read_bytes()))
+    trial.edit(source={"kind": "file", "path": copy})
+    assert computed(trial.regenerate()) == {"osm_extract": 1}
+
+
+def test_a_damaged_artifact_is_rebuilt(trial, computed):
+    tile = trial.city.tile_names[1]
+    (trial.artifact("scene", tile).path / "scene.xml").unlink()
+    assert computed(trial.regenerate()) == {"scene": 1}
+
+
+def test_no_path_of_the_machine_is_in_the_store(trial):
+    root = str(trial.root.parent).encode()
+    for path in Path(trial.store.url).rglob("*"):
+        if path.is_file() and path.suffix in {".json", ".xml", ".html", ".parquet"}:
+            assert root not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("stage", ["osm_extract", "scene"])
+def test_fingerprints_do_not_depend_on_the_place(trial, built, stage: str):
+    partition = "city" if stage == "osm_extract" else trial.city.tile_names[0]
+    manifest = Path(built[0]) / "store" / "synthetic" / stage / partition / "current.json"
+    assert trial.artifact(stage, partition).fingerprint in manifest.read_text()

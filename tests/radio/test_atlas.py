@@ -1,0 +1,122 @@
+"""Maps of many sectors as one."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from made_up_world import default_atlas
+
+from ueloc_core.errors import RadioError
+from ueloc_core.grid import Window
+from ueloc_core.radio.atlas import MapAtlas
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return default_atlas()
+
+
+def test_indices_find_sectors_of_any_shape(atlas):
+    ids = atlas.sectors.sector_id.to_numpy()
+    asked = np.array([[ids[3], 0], [ids[0], ids[-1]]])
+    np.testing.assert_array_equal(atlas.indices(asked), [[3, -1], [0, len(ids) - 1]])
+    assert [atlas.index_of[int(i)] for i in ids] == list(range(len(ids)))
+
+
+@pytest.mark.parametrize("unknown", [1, 13, 99_999_999])
+def test_an_unknown_sector_is_named(atlas, unknown):
+    with pytest.raises(RadioError, match=f"unknown sector {unknown}") as error:
+        atlas.indices(np.array([10, unknown]))
+    assert "ueloc sectors --city made_up" in str(error.value)
+
+
+def test_windows_compose_without_resampling(atlas):
+    whole, errors = atlas.maps_in(atlas.ground)
+    window = Window.centred(*atlas.ground.centre_m, 200, 4.0)
+    part, _ = atlas.maps_in(window)
+    inside = (slice(None), *window.slices_in(atlas.ground))
+    np.testing.assert_array_equal(part, whole[inside])
+    some, error = atlas.maps_in(window, np.array([5, 2]))
+    np.testing.assert_array_equal(some, part[[5, 2]])
+    np.testing.assert_array_equal(error, errors[inside][[5, 2]])
+    for k, own in enumerate(atlas.windows):
+        alone, _ = atlas.maps_in(own, np.array([k]))
+        np.testing.assert_array_equal(alone[0], atlas.rsrp_dbm[k])
+
+
+def test_far_away_nothing_is_known(atlas):
+    far = Window(0, 0, 8, 8, 4.0)
+    assert all(np.isnan(values).all() for values in atlas.maps_in(far))
+    assert not atlas.outdoor_in(far).any()
+    assert atlas.building_height_in(far).max() == 0
+    assert all(np.isnan(v).all() for v in atlas.maps_at(np.array([1.0]), np.array([1.0])))
+
+
+def test_points_and_windows_agree(atlas):
+    window = Window.centred(*atlas.ground.centre_m, 160, 4.0)
+    rsrp, error = atlas.maps_in(window)
+    rng = np.random.default_rng(0)
+    row, column = rng.integers(0, 40, (2, 60))
+    part = rng.uniform(0, 1, (2, 60))
+    at, error_at = atlas.maps_at(
+        (window.column + column + part[0]) * 4, (window.row + row + part[1]) * 4
+    )
+    np.testing.assert_array_equal(at, rsrp[:, row, column].T)
+    np.testing.assert_array_equal(error_at, error[:, row, column].T)
+
+
+def test_best_server_is_the_maximum(atlas):
+    whole, _ = atlas.maps_in(atlas.ground)
+    known = np.isfinite(whole).any(axis=0)
+    best = atlas.best_server_dbm()
+    np.testing.assert_array_equal(np.isfinite(best), known)
+    np.testing.assert_array_equal(best[known], np.nanmax(whole[:, known], axis=0))
+
+
+def stored(atlas, folder, sector_ids, names):
+    """Stores of one tile, the table and the cube naming sectors of their own choice."""
+    folder.mkdir()
+    table = atlas.sectors[atlas.sectors.sector_id.isin(sector_ids)]
+    table.to_parquet(folder / "sectors.parquet", index=False)
+    chosen = [atlas.index_of[n] for n in names]
+    dims = ("sector", "y", "x")
+    cube = xr.Dataset(
+        {
+            "path_gain_db": (dims, atlas.rsrp_dbm[chosen]),
+            "path_gain_se_db": (dims, atlas.rsrp_se_db[chosen]),
+            "rsrp_dbm": (dims, atlas.rsrp_dbm[chosen]),
+        },
+        coords={
+            "sector": np.array(names, dtype=np.int64),
+            "column": ("sector", [atlas.windows[i].column for i in chosen]),
+            "row": ("sector", [atlas.windows[i].row for i in chosen]),
+        },
+        attrs={"cell_m": 4.0},
+    )
+    cube.to_zarr(folder / "radio_map.zarr", zarr_format=3, consolidated=False)
+    return folder
+
+
+def test_stored_tiles_compose_in_order_of_sectors(atlas, tmp_path):
+    """Tiles and cubes in any order: sectors come out sorted, each with its own map."""
+    tiles = {
+        "b": stored(atlas, tmp_path / "b", [10, 12, 31], [31, 10, 12]),
+        "a": stored(atlas, tmp_path / "a", [11, 52], [52, 11]),
+    }
+    loaded = MapAtlas.load(atlas.city, {}, tiles, tiles)
+    assert loaded.sectors.sector_id.tolist() == [10, 11, 12, 31, 52]
+    chosen = [atlas.index_of[s] for s in loaded.sectors.sector_id]
+    np.testing.assert_array_equal(loaded.rsrp_dbm, atlas.rsrp_dbm[chosen])
+    np.testing.assert_array_equal(loaded.rsrp_se_db, atlas.rsrp_se_db[chosen])
+    assert loaded.windows == tuple(atlas.windows[i] for i in chosen)
+
+
+def test_maps_of_other_sectors_are_refused(atlas, tmp_path):
+    tiles = {"a": stored(atlas, tmp_path / "a", [10, 11], [10, 12])}
+    with pytest.raises(RadioError, match="made_up/a"):
+        MapAtlas.load(atlas.city, {}, tiles, tiles)
+
+
+def test_a_city_without_sectors_is_refused(atlas, tmp_path):
+    tiles = {"a": stored(atlas, tmp_path / "a", [], [])}
+    with pytest.raises(RadioError, match="no sector stands"):
+        MapAtlas.load(atlas.city, {}, tiles, tiles)

@@ -1,0 +1,187 @@
+"""The plan of sites: who owns them, where they stand, and what they do not depend on."""
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from ueloc_core.errors import RadioError
+from ueloc_core.geodata.osm import build_extract, load_features
+from ueloc_core.grid import Tile, Window
+from ueloc_core.radio import sites
+from ueloc_core.radio.schemas import SectorSchema, empty_sectors
+from ueloc_core.radio.sites import build_sites, load_sectors, plan_sectors, site_search_window
+from ueloc_core.synthetic import synthetic_city
+
+PLAN = {"inter_site_distance_m": 70, "snap_radius_m": 25, "mast_height_m": 4.0}
+
+
+def with_tiles(city, size_m):
+    return type(city).model_validate({**city.model_dump(), "tiles": {"size_m": size_m}})
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    return synthetic_city(tmp_path_factory.mktemp("city"), site_plan=PLAN)
+
+
+@pytest.fixture(scope="module")
+def extract(city, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extract")
+    build_extract(city, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(extract):
+    return load_features(extract)
+
+
+def plan(city, extract):
+    """Sectors of all tiles, each planned from its own surroundings alone."""
+    tables = [
+        plan_sectors(city, tile, load_features(extract, site_search_window(city, tile)))
+        for tile in city.tile_list
+    ]
+    return pd.concat(tables, ignore_index=True).sort_values("sector_id", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def sectors(city, extract):
+    return plan(city, extract)
+
+
+def test_the_plan_keeps_its_contract_and_its_seed(city, extract, sectors):
+    SectorSchema.validate(sectors)
+    assert sectors.site_id.nunique() >= 8
+    pd.testing.assert_frame_equal(sectors, plan(city, extract))
+    other = plan(city.model_copy(update={"seed": 2}), extract)
+    assert not np.isin(sectors.x_m, other.x_m).all()
+
+
+def test_every_site_is_owned_by_the_tile_it_stands_on(city, sectors):
+    assert not sectors.sector_id.duplicated().any()
+    for row in sectors.itertuples():
+        owners = [tile.name for tile in city.tile_list if tile.owns(row.x_m, row.y_m)]
+        assert owners == [row.tile]
+    assert sectors.groupby("site_id").tile.nunique().max() == 1
+    assert sectors.tile.nunique() > 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_plan_does_not_depend_on_the_tiles(city, extract, features, seed):
+    """Small tiles, each of which sees little of the city, agree with one large tile."""
+    seeded = city.model_copy(update={"seed": seed})
+    plans = [plan(with_tiles(seeded, size_m), extract) for size_m in (64, 128, 1024)]
+    for other in plans[1:]:
+        pd.testing.assert_frame_equal(
+            plans[0].drop(columns="tile"), other.drop(columns="tile"), check_exact=True
+        )
+    # Nor on features beyond the search window.
+    tile = seeded.tile_list[4]
+    here = plan_sectors(seeded, tile, load_features(extract, site_search_window(seeded, tile)))
+    pd.testing.assert_frame_equal(here, plan_sectors(seeded, tile, features))
+
+
+def test_a_site_between_two_far_roofs_has_one_owner(city, features):
+    """The western roof is at the very end of the reach; a tile there must see the better one."""
+    radius_m = 24.0  # twice it is a whole number of grid cells, so the window has no slack
+    config = city.site_plan.model_copy(update={"snap_radius_m": radius_m})
+    city = city.model_copy(update={"site_plan": config})
+    template = features[features.kind == "building"].iloc[:2].reset_index(drop=True)
+    points = {point[2:4] for tile in city.tile_list for point in sites._lattice(city, tile)}
+    found = 0
+    for x_m, y_m in points:
+        far_m = radius_m - 0.1
+        boxes = [
+            shapely.box(x_m - far_m - 30, y_m - 5, x_m - far_m, y_m + 5),
+            shapely.box(x_m + far_m, y_m - 5, x_m + far_m + 30, y_m + 5),
+        ]
+        both = template.set_geometry(gpd.GeoSeries(boxes, crs=features.crs))
+        both = both.assign(height_m=[20.0, 40.0])
+        column, row = (int(v // 4) for v in (x_m - far_m - 1.5, y_m))
+        west = Tile("e0n0", Window(column, row, 1, 1, 4.0))
+        bounds_m = site_search_window(city, west).bounds_m
+        found += bounds_m[2] < x_m + far_m
+        seen = both[both.intersects(shapely.box(*bounds_m))]
+        here = plan_sectors(city, west, seen)
+        pd.testing.assert_frame_equal(here, plan_sectors(city, west, both))
+    assert found
+
+
+def test_sites_keep_their_distance(city, sectors):
+    """The lattice's step, less the jitter and the way to a roof at both ends."""
+    masts = sectors.drop_duplicates("site_id")
+    points = masts[["x_m", "y_m"]].to_numpy()
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
+    step, reach = city.site_plan.inter_site_distance_m, city.site_plan.snap_radius_m
+    jitter = 2 * np.sqrt(2) * 0.1 * step
+    assert distance[np.triu_indices(len(points), 1)].min() > max(step - jitter - 2 * reach - 8, 1)
+    assert len(points) <= 1.3 * np.prod(city.extent_m) / (step**2 * np.sqrt(3) / 2) + 4
+
+
+def test_antennas_stand_above_their_roof(city, features, sectors):
+    buildings = features[features.kind.isin(["building", "building_part"])]
+    for row in sectors.drop_duplicates("site_id").itertuples():
+        under = buildings[buildings.distance(shapely.Point(row.x_m, row.y_m)) < 1e-6]
+        clearance = row.height_m - under.height_m.to_numpy()
+        assert np.isclose(clearance, city.site_plan.mast_height_m).any()
+        assert (under.height_m >= city.site_plan.min_building_height_m).any()
+
+
+def test_azimuths_are_120_degrees_apart(city, sectors):
+    for _, site in sectors.groupby("site_id"):
+        assert len(site) == city.site_plan.sectors
+        turns = np.diff([*site.azimuth_deg, site.azimuth_deg.iloc[0]]) % 360
+        np.testing.assert_allclose(turns, 120)
+        assert site[["x_m", "y_m", "height_m"]].drop_duplicates().shape[0] == 1
+        assert sorted(site.pci % 3) == [0, 1, 2]
+        wanted = city.site_plan.azimuth_deg
+        turn = (site.azimuth_deg.iloc[0] - wanted + 180) % 360 - 180
+        assert abs(turn) <= city.site_plan.azimuth_jitter_deg
+
+
+def test_no_site_outside_the_area(city, sectors):
+    west, south, east, north = city.bbox
+    assert sectors.lon_deg.between(west, east).all()
+    assert sectors.lat_deg.between(south, north).all()
+    lon_deg, lat_deg = city.to_lonlat(sectors.x_m.to_numpy(), sectors.y_m.to_numpy())
+    np.testing.assert_allclose(sectors.lon_deg, lon_deg, atol=1e-9)
+    np.testing.assert_allclose(sectors.lat_deg, lat_deg, atol=1e-9)
+
+
+def test_without_buildings_the_table_is_empty(city, features, tmp_path):
+    tile = city.tile_list[0]
+    metadata = build_sites(city, tile, features.iloc[:0], tmp_path)
+    stored = load_sectors(tmp_path)
+    SectorSchema.validate(stored)
+    assert len(stored) == metadata["sectors"] == metadata["sites"] == 0
+    assert metadata["median_height_m"] is None
+    pd.testing.assert_frame_equal(stored, empty_sectors())
+    streets = features[features.kind == "road"]
+    assert len(streets)
+    SectorSchema.validate(plan_sectors(city, tile, streets))
+
+
+def test_low_buildings_carry_no_site(city, features):
+    config = city.site_plan.model_copy(update={"min_building_height_m": 500.0})
+    low = city.model_copy(update={"site_plan": config})
+    assert plan_sectors(low, city.tile_list[4], features).empty
+
+
+def test_what_is_stored_is_what_was_planned(city, features, sectors, tmp_path):
+    tile = city.tile(sectors.tile.iloc[0])
+    metadata = build_sites(city, tile, features, tmp_path)
+    stored = load_sectors(tmp_path)
+    pd.testing.assert_frame_equal(stored, plan_sectors(city, tile, features))
+    assert metadata["sectors"] == len(stored) == 3 * metadata["sites"]
+
+
+def test_a_lattice_too_fine_for_its_numbers_is_refused(city, features):
+    """Columns are counted from the CRS's origin: 385 km in steps of 30 m is too many."""
+    config = city.site_plan.model_copy(update={"inter_site_distance_m": 30.0})
+    dense = city.model_copy(update={"site_plan": config})
+    with pytest.raises(RadioError, match="inter_site_distance_m"):
+        for tile in city.tile_list:
+            plan_sectors(dense, tile, features)
