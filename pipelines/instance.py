@@ -2,8 +2,6 @@
 
 import os
 import socket
-import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,19 +9,20 @@ from typing import Any
 
 import dagster as dg
 import psutil
-import sqlalchemy
+from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
 
 from assets.resources import PROJECT_DIR
 
 _OWNER_TAG = "ueloc/process"
-_QUIET = {
-    # the command line prints for itself, so nothing is captured
+_NO_CAPTURE = {
+    # the command line prints for itself
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",
         "class": "NoOpComputeLogManager",
     },
 }
+_STORAGES = ("storage", "event_log_storage", "run_storage")
 
 
 @contextmanager
@@ -34,8 +33,9 @@ def open_instance(home: Path | None = None) -> Iterator[dg.DagsterInstance]:
     """
     folder = home or Path(os.environ.get("DAGSTER_HOME") or PROJECT_DIR / "instance")
     folder.mkdir(parents=True, exist_ok=True)
-    reference = InstanceRef.from_dir(str(folder.resolve()), overrides=_QUIET)
-    with _swift_sqlite(), dg.DagsterInstance.from_ref(reference) as instance:
+    overrides = _NO_CAPTURE | _open_storages(folder.resolve())
+    reference = InstanceRef.from_dir(str(folder.resolve()), overrides=overrides)
+    with dg.DagsterInstance.from_ref(reference) as instance:
         yield instance
 
 
@@ -66,32 +66,22 @@ def recover_killed_runs(instance: dg.DagsterInstance) -> list[str]:
     return recovered
 
 
-@contextmanager
-def _swift_sqlite() -> Iterator[None]:
-    """Spare SQLite the work that Dagster's connection for every event brings (half of a no-op).
-
-    One connection to each database stays open, so that closing another one does not write back
-    and delete the write-ahead log; and commits wait for the disk only when the log is written
-    back. A power cut may lose the last events, never the database.
-    """
-    opened: Counter[str] = Counter()
-    kept: list[sqlite3.Connection] = []
-
-    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.execute("PRAGMA synchronous = NORMAL")
-        path = connection.execute("PRAGMA database_list").fetchone()[2]
-        opened[path] += 1
-        if opened[path] == 2 and path:  # the first one creates the database
-            kept.append(sqlite3.connect(path, check_same_thread=False))
-            kept[-1].execute("SELECT count(*) FROM sqlite_master").fetchone()
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", on_connect)
-    try:
-        yield
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", on_connect)
-        for connection in kept:
-            connection.close()
+def _open_storages(folder: Path) -> dict[str, Any]:
+    """Settings that keep SQLite's connections open, unless ``dagster.yaml`` names a storage."""
+    config, _ = dagster_instance_config(str(folder))
+    if any(key in config for key in _STORAGES):
+        return {}
+    module = "pipelines.sqlite_storage"
+    history = folder / "history"
+    events = {"base_dir": str(history / "runs")}
+    return {
+        "event_log_storage": {"module": module, "class": "OpenEventLogStorage", "config": events},
+        "run_storage": {
+            "module": module,
+            "class": "OpenRunStorage",
+            "config": {"base_dir": str(history)},
+        },
+    }
 
 
 def _process_key(process: psutil.Process) -> str:

@@ -1,6 +1,7 @@
 """A made-up world without ray tracing: smooth maps of a few sectors over a small city."""
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.schemas import SectorSchema
 
 SITES = 6
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of each would queue
+    torch.set_num_threads(1)
 
 
 def made_up_city(**sections):

@@ -51,9 +51,7 @@ def test_beyond_the_outer_centres_the_edge_goes_on():
     far = torch.tensor([[[1e3, 0.0], [0.0, -1e3], [-1e3, 1e3]]])
     edge = (COLUMNS / 2 - 0.5) * CELL_M
     clamped = torch.tensor([[[edge, 0.0], [0.0, -edge], [-edge, edge]]])
-    torch.testing.assert_close(
-        bilinear(raster, far, CELL_M), bilinear(raster, clamped, CELL_M)
-    )
+    torch.testing.assert_close(bilinear(raster, far, CELL_M), bilinear(raster, clamped, CELL_M))
 
 
 def test_rows_go_north_and_columns_east():

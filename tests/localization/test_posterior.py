@@ -202,7 +202,9 @@ def test_a_calibration_survives_its_file(tmp_path):
     assert Calibration.load(tmp_path) == ADJUSTED
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"levels": [], "adjusted": [], "x": 1}', "3"])
+@pytest.mark.parametrize(
+    "content", [None, "{", "{}", '{"levels": [], "adjusted": [], "x": 1}', "3"]
+)
 def test_a_bad_file_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "calibration.json").write_text(content)

@@ -79,7 +79,9 @@ def test_the_frame_is_the_sector_s_window(reader):
 
 def test_positions_are_metres_from_the_centre(reader):
     x_m, y_m = reader.frames[4].centre_m
-    found = reader.frame_positions(np.array([4, 4]), np.array([x_m, x_m + 3]), np.array([y_m, y_m - 7]))
+    found = reader.frame_positions(
+        np.array([4, 4]), np.array([x_m, x_m + 3]), np.array([y_m, y_m - 7])
+    )
     np.testing.assert_allclose(found, [[0, 0], [3, -7]])
 
 
@@ -113,9 +115,7 @@ def test_maps_and_labels_turn_alike(reader, samples, symmetry):
             )
     for name in ("level_dbm", "rsrp_code", "present", "ceiling_dbm", "outside_m2"):
         assert torch.equal(getattr(plain, name), getattr(turned, name))
-    np.testing.assert_allclose(
-        turned.truth_m, _turn_vectors(truth, symmetry), rtol=1e-6, atol=1e-5
-    )
+    np.testing.assert_allclose(turned.truth_m, _turn_vectors(truth, symmetry), rtol=1e-6, atol=1e-5)
 
 
 @EVERY_SYMMETRY
@@ -130,9 +130,7 @@ def test_geometry_turns_with_the_maps(reader, samples, symmetry):
         np.testing.assert_allclose(turned[..., east : east + 2], expected, atol=1e-6)
     others = [k for k in range(plain.shape[-1]) if k not in (9, 10, 12, 13)]
     np.testing.assert_allclose(turned[..., others], plain[..., others], atol=1e-6)
-    np.testing.assert_allclose(
-        np.hypot(plain[..., 9], plain[..., 10]), plain[..., 11], atol=1e-6
-    )
+    np.testing.assert_allclose(np.hypot(plain[..., 9], plain[..., 10]), plain[..., 11], atol=1e-6)
 
 
 def test_the_symmetries_are_the_eight_of_the_square():

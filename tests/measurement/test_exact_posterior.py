@@ -72,8 +72,14 @@ def test_levels_of_the_true_cell_are_uniform(simulated, exact):
 @pytest.mark.parametrize(
     ("wrong", "verdict"),
     [
-        ({"rsrp_sigma_db": 5 / 3, "quality_sigma_db": 0.5, "interference_sigma_db": 1.0}, "overconfident"),
-        ({"rsrp_sigma_db": 15.0, "quality_sigma_db": 3.0, "interference_sigma_db": 9.0}, "conservative"),
+        (
+            {"rsrp_sigma_db": 5 / 3, "quality_sigma_db": 0.5, "interference_sigma_db": 1.0},
+            "overconfident",
+        ),
+        (
+            {"rsrp_sigma_db": 15.0, "quality_sigma_db": 3.0, "interference_sigma_db": 9.0},
+            "conservative",
+        ),
     ],
     ids=["three times too narrow", "three times too wide"],
 )
@@ -96,6 +102,7 @@ def test_silence_is_needed(simulated, exact, maps):
         )
         deaf.append(torch.softmax(log_prob.double().sum(dim=0), 0).numpy())
     nll = [
-        -np.log(mass.reshape(len(truth), -1)[rows, truth]).mean() for mass in (exact, np.array(deaf))
+        -np.log(mass.reshape(len(truth), -1)[rows, truth]).mean()
+        for mass in (exact, np.array(deaf))
     ]
     assert nll[0] < nll[1] - 0.1

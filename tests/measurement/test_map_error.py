@@ -15,7 +15,7 @@ from ueloc_core.measurement.model import MapError, MeasurementModel
 
 pytestmark = pytest.mark.slow
 
-COUNT = 400
+COUNT = 300
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def world():
     """Reports at known places, the world's levels there, and standard errors."""
     city = made_up_city(measurements={"rsrp_sigma_db": 3.0})
     rng = np.random.default_rng(21)
-    level = rng.uniform(-130, -75, (COUNT, 12)).astype(np.float32)
+    level = rng.uniform(-130, -75, (COUNT, 8)).astype(np.float32)
     se = rng.gamma(1.0, 2.0, level.shape).astype(np.float32)
     model = MeasurementModel(city.measurements, city.radio, MapError.none())
     batch = model.sample(torch.from_numpy(level), torch.Generator().manual_seed(22))
@@ -70,6 +70,21 @@ def test_a_planted_tail_is_found(world):
     assert 0.08 < share < 0.4
     assert error.tail_db == pytest.approx(15, abs=5)
     assert core_spread_db(error, 0.0) < 2
+
+
+def test_levels_where_no_ray_arrived_are_found_from_silence_too(world):
+    """Three sectors lie around -125 dBm unmapped: most are not heard, and that is evidence."""
+    city, _, level, se, rng = world
+    truth = level.clone()
+    truth[:, :3] = torch.from_numpy(rng.normal(-125, 6, (len(level), 3)).astype(np.float32))
+    model = MeasurementModel(city.measurements, city.radio, MapError.none())
+    batch = model.sample(truth, torch.Generator().manual_seed(23))
+    heard = batch.heard[:, 0]
+    mapped = truth.clone()
+    mapped[:, :3] = torch.nan
+    error, _, _ = fit(city, batch[heard], mapped[heard], se[heard])
+    assert error.unhit_dbm == pytest.approx(-125, abs=2)
+    assert error.unhit_db == pytest.approx(6, abs=2)
 
 
 def test_the_stage_writes_what_it_says(tmp_path):

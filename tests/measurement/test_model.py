@@ -44,9 +44,7 @@ def report(sector, rsrp, rsrq=None, sinr=None, cqi=MISSING):
         values = list(values or [])
         return torch.tensor([[*values, *[MISSING] * (SLOTS - len(values))]])
 
-    return ReportBatch(
-        slots(sector), slots(rsrp), slots(rsrq), slots(sinr), torch.tensor([cqi])
-    )
+    return ReportBatch(slots(sector), slots(rsrp), slots(rsrq), slots(sinr), torch.tensor([cqi]))
 
 
 def chi_square(counts, probability):
@@ -110,7 +108,10 @@ def test_levels_of_a_heard_sector_sum_to_one(error, level, se):
     codes = torch.arange(SS_RSRP.last + 1)
     log_prob = model(error).heard_log_prob(codes, torch.tensor(level), torch.tensor(se))
     assert float(log_prob.double().exp().sum()) == pytest.approx(1, abs=1e-5)
-    assert float(model(error).heard_log_prob(torch.tensor(MISSING), codes[:1] * 0.0, codes[:1] * 0.0)) == 0
+    assert (
+        float(model(error).heard_log_prob(torch.tensor(MISSING), codes[:1] * 0.0, codes[:1] * 0.0))
+        == 0
+    )
 
 
 @ERRORS
@@ -194,7 +195,9 @@ def test_the_strongest_serves_and_neighbours_fall():
     empty = ~batch.heard.numpy()
     for field in (batch.rsrq, batch.sinr):
         assert (field.numpy()[empty] == MISSING).all()
-    assert float((batch.sinr == MISSING)[batch.heard].double().mean()) == pytest.approx(0.05, abs=0.02)
+    assert float((batch.sinr == MISSING)[batch.heard].double().mean()) == pytest.approx(
+        0.05, abs=0.02
+    )
 
 
 def test_the_same_generator_gives_the_same_reports():
@@ -252,13 +255,13 @@ def test_sampled_quality_follows_its_probability(field, last):
 
 def test_quality_shares_its_interference():
     """RSRQ and SINR of one report against the integral over their common deviation."""
-    m, batch, code, unreported = quality_reports(1)
-    table_args = {"sigma": m.config.interference_sigma_db, "quality": m.config.quality_sigma_db}
+    m, _, code, unreported = quality_reports(1)
+    sigma = m.config.interference_sigma_db
     level = float(SS_RSRP.decode(code))
     known_mw = m.load * 10 ** (level / 10) + m.noise_mw
     expected_dbm = 10 * np.log10(known_mw + m.load * float(unreported))
-    deviation = np.linspace(-6, 6, 4001) * table_args["sigma"]
-    weight = stats.norm.pdf(deviation, scale=table_args["sigma"])
+    deviation = np.linspace(-6, 6, 4001) * sigma
+    weight = stats.norm.pdf(deviation, scale=sigma)
     weight /= weight.sum()
     total = expected_dbm + deviation
     rest = np.maximum(10 ** (total / 10) - m.load * 10 ** (level / 10), m.noise_mw)
@@ -267,7 +270,7 @@ def test_quality_shares_its_interference():
 
     def bin_mass(field, value, k):
         low = field.lower_edge(k)
-        scale = table_args["quality"]
+        scale = m.config.quality_sigma_db
         upper = stats.norm.cdf((low + field.step - value) / scale)
         return upper - stats.norm.cdf((low - value) / scale)
 
@@ -277,7 +280,11 @@ def test_quality_shares_its_interference():
         for ds in (-15, -4, 0, 6):
             one = report([0], [code], [middle + dq], [centre + ds])
             exact = np.log(
-                (weight * bin_mass(SS_RSRQ, rsrq, middle + dq) * bin_mass(SS_SINR, sinr, centre + ds)).sum()
+                (
+                    weight
+                    * bin_mass(SS_RSRQ, rsrq, middle + dq)
+                    * bin_mass(SS_SINR, sinr, centre + ds)
+                ).sum()
             )
             found = float(m.quality_log_prob(m.quality_table(one), unreported))
             if exact > -40:
@@ -316,7 +323,11 @@ def test_without_quality_fields_nothing_is_said():
 def test_cqi_alone_sums_to_one_under_a_map_error():
     m = model(FITTED)
     values = [
-        float(m.quality_log_prob(m.quality_table(report([0], [76], cqi=k)), torch.tensor([1e-10])).exp())
+        float(
+            m.quality_log_prob(
+                m.quality_table(report([0], [76], cqi=k)), torch.tensor([1e-10])
+            ).exp()
+        )
         for k in range(16)
     ]
     assert sum(values) == pytest.approx(1, abs=2e-3)
@@ -343,12 +354,18 @@ def test_order_of_neighbours_never_matters(places, error):
     m = model(error)
     expected = m.log_prob(REPORT, *places)
     turned = ReportBatch(
-        *(getattr(REPORT, n)[:, [0, 2, 1, 3, 4, 5, 6, 7]] for n in ("sector", "rsrp", "rsrq", "sinr")),
+        *(
+            getattr(REPORT, n)[:, [0, 2, 1, 3, 4, 5, 6, 7]]
+            for n in ("sector", "rsrp", "rsrq", "sinr")
+        ),
         REPORT.cqi,
     )
     torch.testing.assert_close(m.log_prob(turned, *places), expected, atol=1e-3, rtol=1e-5)
     spread = ReportBatch(
-        *(getattr(REPORT, n)[:, [0, 3, 1, 4, 5, 2, 6, 7]] for n in ("sector", "rsrp", "rsrq", "sinr")),
+        *(
+            getattr(REPORT, n)[:, [0, 3, 1, 4, 5, 2, 6, 7]]
+            for n in ("sector", "rsrp", "rsrq", "sinr")
+        ),
         REPORT.cqi,
     )
     torch.testing.assert_close(m.log_prob(spread, *places), expected, atol=1e-3, rtol=1e-5)
@@ -359,7 +376,10 @@ def test_reports_in_a_batch_are_located_one_by_one(places, error):
     m = model(error)
     other = report([1], [50], None, [30])
     both = ReportBatch(
-        *(torch.cat([getattr(REPORT, n), getattr(other, n)]) for n in ("sector", "rsrp", "rsrq", "sinr", "cqi"))
+        *(
+            torch.cat([getattr(REPORT, n), getattr(other, n)])
+            for n in ("sector", "rsrp", "rsrq", "sinr", "cqi")
+        )
     )
     together = m.log_prob(both, *places)
     alone = torch.cat([m.log_prob(r, *places) for r in (REPORT, other)])
@@ -403,9 +423,7 @@ def test_missing_neighbours_change_the_answer(places):
 def test_gradients_are_finite_everywhere(error):
     """End codes, missing fields, unmapped sectors, levels far off the report."""
     m = model(error)
-    maps = torch.tensor(
-        [[[-300.0, -156.0, -90.0, -31.0, 60.0]] * 4], dtype=torch.float32
-    ).clone()
+    maps = torch.tensor([[[-300.0, -156.0, -90.0, -31.0, 60.0]] * 4], dtype=torch.float32).clone()
     maps[0, 3] = torch.nan
     maps = maps.requires_grad_()
     errors = torch.tensor([0.0, 1.0, 30.0, torch.nan]).reshape(1, 4, 1).expand(1, 4, 5)

@@ -81,11 +81,33 @@ def test_nothing_else_stands_on_a_test_tile_or_beside_a_test_label(seed):
     others = np.isin(guarded, (TRAIN, VALIDATION, CALIBRATION))
     assert not (others & on_test_tiles(x_m, y_m)).any()
     cells = [np.floor(v / 4.0) for v in (x_m, y_m)]
-    for less, more in ((TRAIN, VALIDATION), (TRAIN, CALIBRATION), (TRAIN, TEST), (VALIDATION, TEST)):
+    for less, more in (
+        (TRAIN, VALIDATION),
+        (TRAIN, CALIBRATION),
+        (TRAIN, TEST),
+        (VALIDATION, TEST),
+    ):
         first, second = (np.stack([c[guarded == s] for c in cells], 1) for s in (less, more))
         if len(first) and len(second):
             apart_m = 4 * np.linalg.norm(first[:, None] - second[None], axis=2)
             assert apart_m.min() > GUARD_M
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_report_is_lost_without_need(seed):
+    """Each unused one stands near a kept label that is more protected, or near a test tile."""
+    x_m, y_m, split = scattered(seed)
+    guarded = apply_guard(CITY, x_m, y_m, split)
+    cells = np.stack([np.floor(v / 4.0) for v in (x_m, y_m)], 1)
+    for lost in np.flatnonzero(guarded != split):
+        protected = cells[guarded > split[lost]]
+        near_label = (4 * np.linalg.norm(protected - cells[lost], axis=1) <= GUARD_M).any()
+        x, y = x_m[lost], y_m[lost]
+        near_tile = any(
+            CITY.tile(n).window.buffered(GUARD_M).contains(x, y) for n in CITY.splits.test
+        )
+        assert near_label or near_tile
 
 
 def test_the_guard_band_is_as_wide_as_it_says():

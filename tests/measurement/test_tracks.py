@@ -46,9 +46,10 @@ def test_terminals_stand_outdoors(atlas, built, name):
     row, column = atlas.ground.indices(reports.x_m.values, reports.y_m.values)
     assert atlas.outdoor[row, column].all()
     serving = atlas.indices(reports.sector_id.values[:, 0])
-    traced = [atlas.windows[s].contains(x, y) for s, x, y in zip(
-        serving, reports.x_m.values, reports.y_m.values, strict=True
-    )]
+    traced = [
+        atlas.windows[s].contains(x, y)
+        for s, x, y in zip(serving, reports.x_m.values, reports.y_m.values, strict=True)
+    ]
     assert all(traced)
 
 

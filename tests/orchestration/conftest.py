@@ -5,7 +5,7 @@ They write real files of the right form in no time, so the contracts between the
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,24 +21,21 @@ from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.units import db_to_linear, free_space_gain_db
 
 
-class FreeSpace:
+def free_space(work):
     """Friis and a smooth antenna instead of rays; ray sets differ by a few percent."""
-
-    def __init__(self, _scene_file, *, frequency_hz, **_budget):
-        self._frequency_hz = frequency_hz
-
-    def path_gain(self, transmitters, plane, ray_set):
+    for unit in work:
+        plane = unit.plane
         x_m = (np.arange(plane.columns) + 0.5 - plane.columns / 2) * plane.cell_m
         y_m = (np.arange(plane.rows) + 0.5 - plane.rows / 2) * plane.cell_m
         east_m, north_m = np.meshgrid(x_m + plane.centre_m[0], y_m + plane.centre_m[1])
         gains = []
-        for mast in transmitters:
+        for mast in unit.transmitters:
             dx_m, dy_m = east_m - mast.position_m[0], north_m - mast.position_m[1]
             distance_m = np.hypot(np.hypot(dx_m, dy_m), mast.position_m[2])
             off = np.arctan2(dx_m, dy_m) - np.radians(mast.azimuth_deg)
-            gain = db_to_linear(free_space_gain_db(distance_m, self._frequency_hz))
-            gains.append(gain * (1.1 + np.cos(off)) * (1 + 0.02 * np.sin(ray_set.rays)))
-        return np.array(gains, dtype=np.float32)
+            gain = db_to_linear(free_space_gain_db(distance_m, unit.frequency_hz))
+            gains.append(gain * (1.1 + np.cos(off)) * (1 + 0.02 * np.sin(unit.ray_set.rays)))
+        yield np.array(gains, dtype=np.float32)
 
 
 def quick_map_error(city, atlas, reports, out):
@@ -100,12 +97,17 @@ def _picture(path: Path) -> None:
 
 
 STAND_INS = {
-    "ueloc_core.radio.radio_map.RayTracer": FreeSpace,
+    "ueloc_core.radio.radio_map.trace": free_space,
     "ueloc_core.measurement.map_error.build_map_error": quick_map_error,
     "ueloc_core.localization.training.build_posterior_model": quick_model,
     "ueloc_core.evaluation.calibration.build_calibration": quick_calibration,
     "ueloc_core.evaluation.evaluate.build_evaluation": quick_evaluation,
 }
+
+
+def use_stand_ins(patch: pytest.MonkeyPatch) -> None:
+    for name, function in STAND_INS.items():
+        patch.setattr(name, function)
 
 
 @dataclass
@@ -146,18 +148,9 @@ class Trial:
 
 
 @pytest.fixture(scope="session")
-def quick_stages() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, function in STAND_INS.items():
-            patch.setattr(name, function)
-        yield patch
-
-
-@pytest.fixture(scope="session")
 def built(
     quick_cities: Path,
     pipeline: SimpleNamespace,
-    quick_stages: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any]]:
     """A city that was built once, and what that took."""
@@ -168,6 +161,7 @@ def built(
     shutil.copy(config, root / "instance")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UELOC_CITIES", str(root / "cities"))
+        use_stand_ins(patch)
         return root, Trial(root, pipeline).regenerate()
 
 
@@ -175,7 +169,6 @@ def built(
 def trial(
     built: tuple[Path, dict[str, Any]],
     pipeline: SimpleNamespace,
-    quick_stages: pytest.MonkeyPatch,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Trial:
@@ -183,6 +176,7 @@ def trial(
     root = tmp_path / "trial"
     shutil.copytree(built[0], root)
     extract = root / "cities" / "synthetic.osm.gz"
+    use_stand_ins(monkeypatch)
     monkeypatch.setenv("UELOC_CITIES", str(root / "cities"))
     monkeypatch.setenv("UELOC_STORE", str(root / "store"))
     monkeypatch.setenv("DAGSTER_HOME", str(root / "instance"))

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import trimesh
+from one_thread import one_thread
 
-from ueloc_core.radio.ray_tracing import Plane, RaySet, Transmitter
+from ueloc_core.radio.ray_tracing import Plane, RaySet, RayTracer, Transmitter
 from ueloc_core.units import free_space_gain_db
 
 pytestmark = pytest.mark.slow
@@ -13,6 +15,51 @@ CELLS, CELL_M, MAST_M, TERMINAL_M = 64, 4.0, 41.5, 1.5
 PLANE = Plane((0.0, 0.0), CELLS, CELLS, CELL_M, TERMINAL_M)
 DENSE = RaySet(4_000_000, 1)
 SPARSE = RaySet(1_000_000, 1)
+
+# Five kilometres under the terminals: Sionna wants a surface, no ray of interest meets it.
+NOTHING = (
+    '<shape type="rectangle" id="mesh-far"><transform name="to_world">{}</transform>{}</shape>'
+)
+BLOCK = '<shape type="ply" id="mesh-block"><string name="filename" value="block.ply"/>{}</shape>'
+CONCRETE = '<ref id="mat-itu_concrete" name="bsdf"/>'
+
+
+def write_scene(path, *shapes):
+    """A scene of shapes of concrete."""
+    path.write_text(
+        '<scene version="2.1.0"><bsdf type="itu-radio-material" id="mat-itu_concrete">'
+        '<string name="type" value="concrete"/><float name="thickness" value="0.3"/></bsdf>'
+        + "".join(shapes)
+        + "</scene>"
+    )
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def free_space(tmp_path_factory):
+    far = NOTHING.format('<translate z="-5000"/>', CONCRETE)
+    scene = write_scene(tmp_path_factory.mktemp("free") / "scene.xml", far)
+    return RayTracer(scene, frequency_hz=FREQUENCY_HZ, max_depth=1, diffraction=False)
+
+
+@pytest.fixture(scope="module")
+def behind_a_block(tmp_path_factory):
+    """Tracers, without and with diffraction, of a block: x = 38..42, y = -40..40, z = 0..20 m."""
+    folder = tmp_path_factory.mktemp("block")
+    block = trimesh.creation.box(extents=(4, 80, 20))
+    block.apply_translation((40, 0, 10))
+    block.export(folder / "block.ply", vertex_normal=False)
+    scene = write_scene(folder / "scene.xml", BLOCK.format(CONCRETE))
+    return [
+        RayTracer(scene, frequency_hz=FREQUENCY_HZ, max_depth=1, diffraction=diffraction)
+        for diffraction in (False, True)
+    ]
 
 
 def places(parts=1):

@@ -1,15 +1,33 @@
 """One site of a made-up city: noise, repetition, translation and seams of its radio maps."""
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
+from one_thread import one_thread
 from scipy.stats import spearmanr
 
+from ueloc_core.city import City
 from ueloc_core.geodata.context import load_context
-from ueloc_core.grid import Window
+from ueloc_core.geodata.osm import build_extract, load_features
+from ueloc_core.grid import Tile, Window
 from ueloc_core.radio.atlas import MapAtlas
-from ueloc_core.radio.radio_map import load_radio_map, outdoor_mask, ray_sets, window_of
+from ueloc_core.radio.radio_map import (
+    build_radio_map,
+    load_radio_map,
+    outdoor_mask,
+    ray_sets,
+    window_of,
+)
 from ueloc_core.radio.ray_tracing import Plane, RayTracer, Transmitter
 from ueloc_core.radio.schemas import RadioMapSchema, empty_sectors
+from ueloc_core.radio.sites import build_sites, load_sectors, site_search_window
+from ueloc_core.scene.mitsuba import build_scene
+from ueloc_core.synthetic import synthetic_city
 from ueloc_core.units import free_space_gain_db
 
 pytestmark = pytest.mark.slow
@@ -19,6 +37,80 @@ SAME_DB = 0.01
 # The same rays around a site that lies elsewhere: single precision moves their hits by fractions
 # of a millimetre, so that one now and then falls to the other side of a wall's or cell's edge.
 MOVED_DB = 0.1
+
+RAYS = 150_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@dataclass(frozen=True)
+class Town:
+    """One traced site of a made-up city."""
+
+    folder: Path
+    city: City
+    tile: Tile
+    features: gpd.GeoDataFrame
+    sectors: pd.DataFrame
+    twin: xr.Dataset
+    world: xr.Dataset
+
+    def scene(self, tile):
+        """Folder of a tile's scene, built when first asked for."""
+        out = self.folder / f"scene-{tile.name}"
+        if not out.exists():
+            out.mkdir()
+            build_scene(self.city, tile, self.features, out)
+        return out
+
+    def trace(self, out, *, tile=None, sectors=None, scene=None, belief="twin"):
+        """Cube of sectors that a tile owns, written to a folder."""
+        tile = tile or self.tile
+        sectors = self.sectors if sectors is None else sectors
+        out.mkdir(exist_ok=True)
+        build_radio_map(self.city, tile, scene or self.scene(tile), sectors, out, belief=belief)
+        return load_radio_map(out)
+
+    def moved(self, folder, tile, shift_m):
+        """The same town elsewhere: its features and sectors shifted, nothing traced yet."""
+        x_m, y_m = (self.sectors[axis] + d for axis, d in zip(("x_m", "y_m"), shift_m, strict=True))
+        return replace(
+            self,
+            folder=folder,
+            tile=tile,
+            features=self.features.set_geometry(self.features.translate(*shift_m)),
+            sectors=self.sectors.assign(tile=tile.name, x_m=x_m, y_m=y_m),
+        )
+
+    def without_diffraction(self):
+        """The same town, traced without diffraction from now on."""
+        config = self.city.ray_tracing.model_copy(update={"diffraction": False})
+        return replace(self, city=self.city.model_copy(update={"ray_tracing": config}))
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("town")
+    city = synthetic_city(
+        folder,
+        site_plan={"inter_site_distance_m": 120, "snap_radius_m": 40},
+        ray_tracing={"rays_per_sector": RAYS},
+    )
+    (folder / "extract").mkdir()
+    build_extract(city, folder / "extract")
+    features = load_features(folder / "extract")
+    tile = city.tile("e3014n52127")
+    (folder / "sites").mkdir()
+    window = site_search_window(city, tile)
+    build_sites(city, tile, load_features(folder / "extract", window), folder / "sites")
+    planned = load_sectors(folder / "sites")
+    sectors = planned[planned.site_id == planned.site_id.min()].reset_index(drop=True)
+    town = Town(folder, city, tile, features, sectors, xr.Dataset(), xr.Dataset())
+    return replace(town, **{b: town.trace(folder / b, belief=b) for b in ("twin", "world")})
 
 
 def db(first, second):
@@ -67,6 +159,21 @@ def test_the_cube_keeps_its_contract(town):
         assert 0.3 < float(cube.path_gain_db.notnull().mean()) < 1
         assert float(cube.path_gain_db.max()) < -45
     assert (town.folder / "twin" / "preview.png").stat().st_size <= 50_000
+
+
+def test_the_map_lies_where_its_coordinates_say(town, tmp_path):
+    """Open land: three sectors together favour no side; a map one cell off does, by 0.4 dB."""
+    bare = replace(town, folder=tmp_path, features=town.features.iloc[:0])
+    cube = bare.trace(tmp_path / "map")
+    window, row = window_of(cube, 0), town.sectors.iloc[0]
+    gain = 10 * np.log10((10 ** (cube.path_gain_db.values.astype(float) / 10)).sum(axis=0))
+    x, y = np.meshgrid(window.x_centres_m - row.x_m, window.y_centres_m - row.y_m)
+    near = (np.hypot(x, y) > 15) & (np.hypot(x, y) < 70)
+    slant = np.log10(np.sqrt(x**2 + y**2 + row.height_m**2))
+    bearing = np.arctan2(y, x)
+    columns = [np.ones_like(x), slant, slant**2, np.cos(bearing), np.sin(bearing)]
+    fitted = np.linalg.lstsq(np.stack([c[near] for c in columns], 1), gain[near], rcond=None)[0]
+    assert np.hypot(*fitted[3:]) < 0.1
 
 
 def test_no_value_indoors(town):
@@ -203,9 +310,7 @@ def test_a_city_moved_by_a_tile_has_the_same_map(town, tmp_path):
 
 def test_an_empty_tile_gives_an_empty_cube(town, tmp_path):
     """And needs no scene: nothing is traced."""
-    cube = town.trace(
-        tmp_path / "map", sectors=empty_sectors(), scene=tmp_path / "no such scene"
-    )
+    cube = town.trace(tmp_path / "map", sectors=empty_sectors(), scene=tmp_path / "no such scene")
     RadioMapSchema.validate(cube)
     assert cube.sizes["sector"] == 0
     assert cube.sizes["x"] * town.city.grid.cell_m == 2 * town.city.range_m

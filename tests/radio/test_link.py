@@ -50,9 +50,5 @@ def test_throughput_rises_and_scales():
     assert speed[0] == 0
     # 5.5547 bit x 273 x 12 x 14 x 2000 / s x 0.86
     assert speed[-1] == pytest.approx(438.2, rel=1e-3)
-    np.testing.assert_allclose(
-        throughput_mbps(sinr, resource_blocks=273, numerology=2), 2 * speed
-    )
-    np.testing.assert_allclose(
-        throughput_mbps(sinr, resource_blocks=91, numerology=1), speed / 3
-    )
+    np.testing.assert_allclose(throughput_mbps(sinr, resource_blocks=273, numerology=2), 2 * speed)
+    np.testing.assert_allclose(throughput_mbps(sinr, resource_blocks=91, numerology=1), speed / 3)

@@ -38,25 +38,27 @@ def features(extract):
     return load_features(extract)
 
 
-def plan(city, extract):
+def near(city, tile, features):
+    """What `load_features` reads of a tile's surroundings."""
+    return features[features.intersects(shapely.box(*site_search_window(city, tile).bounds_m))]
+
+
+def plan(city, features):
     """Sectors of all tiles, each planned from its own surroundings alone."""
-    tables = [
-        plan_sectors(city, tile, load_features(extract, site_search_window(city, tile)))
-        for tile in city.tile_list
-    ]
+    tables = [plan_sectors(city, tile, near(city, tile, features)) for tile in city.tile_list]
     return pd.concat(tables, ignore_index=True).sort_values("sector_id", ignore_index=True)
 
 
 @pytest.fixture(scope="module")
-def sectors(city, extract):
-    return plan(city, extract)
+def sectors(city, features):
+    return plan(city, features)
 
 
-def test_the_plan_keeps_its_contract_and_its_seed(city, extract, sectors):
+def test_the_plan_keeps_its_contract_and_its_seed(city, features, sectors):
     SectorSchema.validate(sectors)
     assert sectors.site_id.nunique() >= 8
-    pd.testing.assert_frame_equal(sectors, plan(city, extract))
-    other = plan(city.model_copy(update={"seed": 2}), extract)
+    pd.testing.assert_frame_equal(sectors, plan(city, features))
+    other = plan(city.model_copy(update={"seed": 2}), features)
     assert not np.isin(sectors.x_m, other.x_m).all()
 
 
@@ -70,17 +72,17 @@ def test_every_site_is_owned_by_the_tile_it_stands_on(city, sectors):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_plan_does_not_depend_on_the_tiles(city, extract, features, seed):
+def test_the_plan_does_not_depend_on_the_tiles(city, features, seed):
     """Small tiles, each of which sees little of the city, agree with one large tile."""
     seeded = city.model_copy(update={"seed": seed})
-    plans = [plan(with_tiles(seeded, size_m), extract) for size_m in (64, 128, 1024)]
+    plans = [plan(with_tiles(seeded, size_m), features) for size_m in (64, 128, 1024)]
     for other in plans[1:]:
         pd.testing.assert_frame_equal(
             plans[0].drop(columns="tile"), other.drop(columns="tile"), check_exact=True
         )
     # Nor on features beyond the search window.
     tile = seeded.tile_list[4]
-    here = plan_sectors(seeded, tile, load_features(extract, site_search_window(seeded, tile)))
+    here = plan_sectors(seeded, tile, near(seeded, tile, features))
     pd.testing.assert_frame_equal(here, plan_sectors(seeded, tile, features))
 
 

@@ -169,6 +169,7 @@ class _Trainer:
         model: MeasurementModel,
         device: torch.device,
     ) -> None:
+        self.name = city.name
         self.config: TrainingConfig = city.training
         self.network, self.reader, self.model, self.device = network, reader, model, device
         self.rng = np.random.default_rng([city.seed, 7])
@@ -206,12 +207,6 @@ class _Trainer:
             history += _rows(epoch, "train", {k: float(np.mean(v)) for k, v in sums.items()})
             scores = self._validate(validation)
             history += _rows(epoch, "validation", scores)
-            if not np.isfinite(scores["nll"]):
-                raise ModelError(
-                    f"validation NLL is {scores['nll']} after epoch {epoch}",
-                    where="training",
-                    remedy="Lower training.learning_rate.",
-                )
             if scores["nll"] < best_score:
                 best_score = scores["nll"]
                 best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
@@ -235,6 +230,12 @@ class _Trainer:
         config = self.config
         posterior, coarse = self.network(batch)
         nll = -posterior.log_density(batch.truth_m).mean()
+        if not torch.isfinite(nll):
+            raise ModelError(
+                f"the loss is {float(nll.detach())}",
+                where=f"{self.name}: training",
+                remedy="Lower training.learning_rate.",
+            )
         terms = {"coarse": coarse_loss(coarse, batch.truth_m, posterior.cell_m), "fine": nll}
         total = terms["coarse"] + config.fine_weight * nll
         if config.physics_weight > 0:

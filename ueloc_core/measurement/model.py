@@ -328,7 +328,7 @@ class MeasurementModel:
         log_prob = self._quality_at(
             reports, reports.level_dbm, _milliwatts(reports), total[None, :, None]
         )
-        log_prob = log_prob.unflatten(1, (count, _TABLE_PARTS)).logsumexp(dim=2)
+        log_prob = log_prob.reshape(-1, count, _TABLE_PARTS).logsumexp(dim=2)
         return log_prob - math.log(_TABLE_PARTS)
 
     def _quality_at(

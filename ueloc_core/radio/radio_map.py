@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from ueloc_core.city import City
 from ueloc_core.errors import RadioError, StoreError
 from ueloc_core.geodata.context import load_context
 from ueloc_core.grid import Tile, Window
-from ueloc_core.radio.ray_tracing import Plane, RaySet, RayTracer, Transmitter
+from ueloc_core.radio.ray_tracing import Plane, RaySet, Trace, Transmitter, trace
 from ueloc_core.units import SUBCARRIERS_PER_RB
 
 CODE_VERSION = "1"
@@ -70,27 +71,24 @@ def build_radio_map(
         Called with (sites done, sites, message).
     """
     names, windows, gains, errors = [], [], [], []
-    if len(sectors):
-        config = city.ray_tracing
-        tracer = RayTracer(
-            scene_folder / "scene.xml",
-            frequency_hz=city.radio.frequency_hz,
-            max_depth=config.max_depth,
-            diffraction=config.diffraction,
-        )
-        origin = json.loads((scene_folder / "scene.json").read_text())["origin_m"]
-        context = load_context(scene_folder)
-        sites = list(sectors.groupby("site_id", sort=True))
-        for done, (site_id, of_site) in enumerate(sites):
-            for row, window, gain, error in _trace_site(
-                city, tracer, origin, context, of_site, belief
-            ):
-                names.append(int(row.sector_id))
-                windows.append(window)
-                gains.append(gain)
-                errors.append(error)
-            if progress is not None:
-                progress(done + 1, len(sites), f"{tile.name}, {belief}: site {site_id}")
+    sites = [of_site for _, of_site in sectors.groupby("site_id", sort=True)]
+    outcomes = trace([work for site in sites for work in _work(city, scene_folder, site, belief)])
+    for done, of_site in enumerate(sites):
+        window = _trace_window(city, of_site)
+        outdoor = outdoor_mask(load_context(scene_folder), window)
+        cells = 2 * round(city.ray_tracing.averaging_m / city.grid.cell_m / 2 - 0.5) + 1
+        of_ray_sets = [
+            local_mean(gain, outdoor, max(cells, 1))
+            for gain in itertools.islice(outcomes, city.ray_tracing.ray_sets)
+        ]
+        mean_db, error_db = combine_ray_sets(np.stack(of_ray_sets))
+        names += [int(name) for name in of_site.sector_id]
+        windows += [window] * len(of_site)
+        gains += list(mean_db)
+        errors += list(error_db)
+        if progress is not None:
+            site_id = int(of_site.site_id.iloc[0])
+            progress(done + 1, len(sites), f"{tile.name}, {belief}: site {site_id}")
     cube = _cube(city, sectors, belief, names, windows, gains, errors)
     _write(cube, out / "radio_map.zarr")
     _preview(cube, out / "preview.png")
@@ -176,43 +174,44 @@ def local_mean(
     return np.where(mean > _SMALLEST_GAIN, mean, 0.0)
 
 
-def _trace_site(
-    city: City,
-    tracer: RayTracer,
-    origin_m: list[float],
-    context: xr.Dataset,
-    sectors: pd.DataFrame,
-    belief: Belief,
-) -> list[tuple[Any, Window, NDArray[np.float32], NDArray[np.float32]]]:
-    """Trace the sectors of one site in one call a ray set; (sector, window, gain, error) each."""
-    rows: list[Any] = list(sectors.itertuples())
-    window = city.trace_window(rows[0].x_m, rows[0].y_m)
+def _trace_window(city: City, of_site: pd.DataFrame) -> Window:
+    return city.trace_window(float(of_site.x_m.iloc[0]), float(of_site.y_m.iloc[0]))
+
+
+def _work(city: City, scene_folder: Path, of_site: pd.DataFrame, belief: Belief) -> list[Trace]:
+    """The sectors of one site, traced together, once for each ray set."""
+    config = city.ray_tracing
+    origin_m = json.loads((scene_folder / "scene.json").read_text())["origin_m"]
+    window = _trace_window(city, of_site)
     centre = window.centre_m
     plane = Plane(
         centre_m=(centre[0] - origin_m[0], centre[1] - origin_m[1]),
         columns=window.columns,
         rows=window.rows,
         cell_m=city.grid.cell_m,
-        height_m=city.ray_tracing.terminal_height_m,
+        height_m=config.terminal_height_m,
     )
-    transmitters = [
+    rows: list[Any] = list(of_site.itertuples())
+    transmitters = tuple(
         Transmitter(
             (row.x_m - origin_m[0], row.y_m - origin_m[1], row.height_m),
             row.azimuth_deg,
             row.downtilt_deg,
         )
         for row in rows
-    ]
-    outdoor = outdoor_mask(context, window)
-    cells = 2 * round(city.ray_tracing.averaging_m / city.grid.cell_m / 2 - 0.5) + 1
-    gains = np.stack(
-        [
-            local_mean(tracer.path_gain(transmitters, plane, ray_set), outdoor, max(cells, 1))
-            for ray_set in ray_sets(city, belief, int(rows[0].site_id))
-        ]
     )
-    mean_db, error_db = combine_ray_sets(gains)
-    return [(row, window, mean_db[i], error_db[i]) for i, row in enumerate(rows)]
+    return [
+        Trace(
+            scene_file=scene_folder / "scene.xml",
+            frequency_hz=city.radio.frequency_hz,
+            max_depth=config.max_depth,
+            diffraction=config.diffraction,
+            transmitters=transmitters,
+            plane=plane,
+            ray_set=ray_set,
+        )
+        for ray_set in ray_sets(city, belief, int(rows[0].site_id))
+    ]
 
 
 def combine_ray_sets(

@@ -1,15 +1,20 @@
 """Path gain by ray tracing: the one importer of Sionna, Mitsuba and Dr.Jit.
 
-They are imported inside the functions, so that loading this module costs nothing. The
-coordinates here are local to a scene (its origin is the lower-left corner of its tile), so
-that single precision keeps millimetres.
+They are imported inside the functions, so that loading this module costs nothing. On a CPU,
+Sionna's search for diffracting edges depends on the order in which Dr.Jit's threads reach its
+hash table. So `trace` spreads ray sets over processes of one thread each: as fast, and the
+same bits every time. The coordinates here are local to a scene (its origin is the lower-left
+corner of its tile), so that single precision keeps millimetres.
 """
 
 import functools
 import math
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +27,7 @@ from ueloc_core.errors import RadioError
 from ueloc_core.units import azimuth_to_math_angle_rad
 
 _LLVM = "lib/libLLVM.so.23.1"
+_MAX_WORKERS = 8  # each holds about 1 GB
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,77 @@ class RayTracer:
                     ],
                 )
             )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One ray set over one plane, for transmitters that share their place: a unit of work.
+
+    Attributes
+    ----------
+    scene_file
+        The scene's XML.
+    frequency_hz, max_depth, diffraction
+        As of `RayTracer`.
+    transmitters, plane, ray_set
+        As of `RayTracer.path_gain`.
+    """
+
+    scene_file: Path
+    frequency_hz: float
+    max_depth: int
+    diffraction: bool
+    transmitters: tuple[Transmitter, ...]
+    plane: Plane
+    ray_set: RaySet
+
+
+def trace(work: Sequence[Trace]) -> Iterator[NDArray[np.float32]]:
+    """Path gains of units of work, in their order, as of `RayTracer.path_gain`.
+
+    Raises
+    ------
+    RadioError
+        If a scene cannot be loaded, or a worker process was killed.
+    """
+    try:
+        yield from _workers().map(_trace_one, work)
+    except BrokenProcessPool as error:
+        _workers.cache_clear()
+        raise RadioError(
+            "a ray-tracing process was killed",
+            where=str(work[0].scene_file.parent) if work else "",
+            remedy="It may have run out of memory: lower ray_tracing.rays_per_sector.",
+        ) from error
+
+
+@functools.cache
+def _workers() -> ProcessPoolExecutor:
+    """The processes that trace; they stay for the next tile, with Sionna loaded."""
+    return ProcessPoolExecutor(
+        max_workers=min(len(os.sched_getaffinity(0)), _MAX_WORKERS),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_use_one_thread,
+    )
+
+
+def _use_one_thread() -> None:
+    _sionna_rt()
+    import drjit  # noqa: PLC0415
+
+    drjit.set_thread_count(1)
+
+
+def _trace_one(work: Trace) -> NDArray[np.float32]:
+    tracer = _tracer(work.scene_file, work.frequency_hz, work.max_depth, work.diffraction)
+    return tracer.path_gain(work.transmitters, work.plane, work.ray_set)
+
+
+@functools.lru_cache(maxsize=2)
+def _tracer(scene_file: Path, frequency_hz: float, max_depth: int, diffraction: bool) -> RayTracer:
+    return RayTracer(
+        scene_file, frequency_hz=frequency_hz, max_depth=max_depth, diffraction=diffraction
+    )
 
 
 def device_name() -> str:
