@@ -1,19 +1,20 @@
 """Report data sets on disk and as tensors."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from ueloc_core.city import City
 from ueloc_core.errors import StoreError
-from ueloc_core.measurement.model import ReportBatch
 from ueloc_core.measurement.schemas import SLOTS
-from ueloc_core.radio.atlas import MapAtlas
+
+if TYPE_CHECKING:
+    from ueloc_core.measurement.model import ReportBatch
+    from ueloc_core.radio.atlas import MapAtlas
 
 _CHUNK = 4096
 _ATTRS: dict[str, dict[str, str]] = {
@@ -32,8 +33,8 @@ _ATTRS: dict[str, dict[str, str]] = {
 
 def to_dataset(
     city: City,
-    atlas: MapAtlas,
-    batch: ReportBatch,
+    atlas: "MapAtlas",
+    batch: "ReportBatch",
     x_m: NDArray[np.float64],
     y_m: NDArray[np.float64],
     track: NDArray[np.int64],
@@ -141,7 +142,7 @@ def load_reports(folder: Path) -> xr.Dataset:
         ) from error
 
 
-def to_batch(reports: xr.Dataset, atlas: MapAtlas) -> ReportBatch:
+def to_batch(reports: xr.Dataset, atlas: "MapAtlas") -> "ReportBatch":
     """Reports as tensors over the sectors of an atlas.
 
     Raises
@@ -149,6 +150,9 @@ def to_batch(reports: xr.Dataset, atlas: MapAtlas) -> ReportBatch:
     RadioError
         If a report names a sector that the atlas does not know.
     """
+    import torch  # noqa: PLC0415  (reading reports alone needs no torch)
+
+    from ueloc_core.measurement.model import ReportBatch  # noqa: PLC0415
 
     def tensor(values: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values).astype(np.int64))
