@@ -35,7 +35,7 @@ def test_the_shipped_cities_load():
     helsinki = cities["helsinki"]
     assert len(helsinki.tile_list) == 12
     assert helsinki.split_of("e753n13030") == "test"
-    assert helsinki.split_of("e752n13033") == "test"
+    assert helsinki.split_of("e754n13031") == "train"
 
 
 @pytest.mark.parametrize(
