@@ -196,7 +196,6 @@ class City(_Section):
     crs: str = "utm"
     seed: int = 1
     schedule: str | None = None
-    owner: str = "team:localization"
     grid: GridConfig = GridConfig()
     tiles: TilesConfig = TilesConfig()
     window: WindowConfig = WindowConfig()

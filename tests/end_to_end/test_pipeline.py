@@ -80,7 +80,7 @@ def _watched_city(city: City, found: set[str]) -> City:
                 found.add("crs")
                 return city.crs_code
             value = super().__getattribute__(key)
-            if key in City.model_fields and key not in {"name", "title", "owner", "schedule"}:
+            if key in City.model_fields and key not in {"name", "title", "schedule"}:
                 if hasattr(type(value), "model_fields"):
                     return Section(key, value)
                 found.add(key)
