@@ -45,7 +45,10 @@ def test_the_shipped_cities_load():
         ({"grid": {"cell": 4}}, ["grid.cell = 4", "unknown key", "allowed: cell_m"]),
         ({"grid": {"cell_m": -4}}, ["grid.cell_m = -4", "greater than 0"]),
         ({"grid": {"cell_m": "wide"}}, ["grid.cell_m = 'wide'", "number"]),
-        ({"radio": {"frequency_ghz": 0.1}}, ["radio.frequency_ghz = 0.1", "greater than or equal to 1"]),
+        (
+            {"radio": {"frequency_ghz": 0.1}},
+            ["radio.frequency_ghz = 0.1", "greater than or equal to 1"],
+        ),
         ({"radio": {"numerology": 7}}, ["radio.numerology = 7", "less than or equal to 3"]),
         ({"radio": {"resource_blocks": 200, "bandwidth_mhz": 20}}, ["resource_blocks = 200", "20"]),
         ({"radio": {"load": 1.5}}, ["radio.load = 1.5", "less than or equal to 1"]),
