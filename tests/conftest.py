@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quick_city import write_quick_city
+
+# everything is seeded, the drawn examples too: a run fails or passes for what it tests
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")
