@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ueloc_core.radio.atlas import MapAtlas
 
-SCENE_GEOMETRY = ("scene.xml", "scene.json", "meshes", "context.zarr")
+SCENE_GEOMETRY = ("scene.xml", "scene.json", "meshes", "context.zarr", "terrain.zarr")
 
 
 def content_of(artifact: Artifact, *names: str) -> str:

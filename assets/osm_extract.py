@@ -20,12 +20,14 @@ from ueloc_core.provenance import ArtifactKey, digest_file
     **stage("geodata", "ueloc_core.geodata.osm", {"openstreetmap", "geopandas"}),
 )
 def osm_extract(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
-    """Buildings, roads, land use and water of the city and its surroundings, as GeoParquet.
+    """Buildings, roads, land use, water and terrain of the city and its surroundings.
 
     (c) OpenStreetMap contributors, ODbL 1.0.
     """
     from ueloc_core.geodata import osm
     from ueloc_core.geodata.schemas import FeatureSchema
+    from ueloc_core.geodata.sources import source_path
+    from ueloc_core.geodata.terrain import terrain_digest_of_source
 
     city = load_city(context.partition_key)
 
@@ -36,8 +38,15 @@ def osm_extract(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.M
         ArtifactKey(city.name, "osm_extract"),
         compute,
         code_version=osm.CODE_VERSION,
-        params=city.params("bbox", "grid", "tiles", "seed") | {"crs": city.crs_code},
-        inputs={"source": digest_file(osm.source_path(city))},
+        params=city.params("bbox", "grid", "tiles", "window", "seed")
+        | {
+            "crs": city.crs_code,
+            "terrain": [city.terrain.kind, city.terrain.step_m],
+        },
+        inputs={
+            "source": digest_file(source_path(city)),
+            "terrain": terrain_digest_of_source(city),
+        },
     )
     checks = [conforms(osm.load_features(artifact.path), FeatureSchema)]
-    return materialized(artifact, schema=FeatureSchema, checks=checks)
+    return materialized(artifact, schema=FeatureSchema, preview="overview.png", checks=checks)

@@ -26,16 +26,18 @@ def scene(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Materia
     from ueloc_core.geodata import osm
     from ueloc_core.geodata.context import load_context
     from ueloc_core.geodata.schemas import ContextSchema
+    from ueloc_core.geodata.terrain import load_terrain
 
     city, tile = city_and_tile(context.partition_key)
     artifacts = store.open()
     extract = artifacts.require(ArtifactKey(city.name, "osm_extract"))
     features = osm.load_features(extract.path, city.scene_window(tile))
+    terrain = load_terrain(extract.path).crop(city.scene_ground(tile))
 
     def compute(out: Path) -> dict[str, Any]:
         from ueloc_core.scene.mitsuba import build_scene
 
-        return build_scene(city, tile, features, out)
+        return build_scene(city, tile, features, terrain, out)
 
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "scene", tile.name),
@@ -43,7 +45,7 @@ def scene(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Materia
         code_version=code_version(_MODULE),
         params=city.params("bbox", "grid", "tiles", "window")
         | {"crs": city.crs_code, "frequency_ghz": city.radio.frequency_ghz},
-        inputs={"features": osm.features_digest(features)},
+        inputs={"features": osm.features_digest(features), "terrain": terrain.digest},
     )
     raster = load_context(artifact.path)
     return materialized(

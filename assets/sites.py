@@ -22,6 +22,7 @@ from ueloc_core.provenance import ArtifactKey
 def sites(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
     """Sectors that the tile owns: position, height, azimuth, downtilt, power and PCI."""
     from ueloc_core.geodata import osm
+    from ueloc_core.geodata.terrain import load_terrain
     from ueloc_core.radio import sites as planning
     from ueloc_core.radio.schemas import SectorSchema
 
@@ -29,9 +30,10 @@ def sites(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Materia
     artifacts = store.open()
     extract = artifacts.require(ArtifactKey(city.name, "osm_extract"))
     features = osm.load_features(extract.path, planning.site_search_window(city, tile))
+    terrain = load_terrain(extract.path).crop(tile.window)
 
     def compute(out: Path) -> dict[str, Any]:
-        return planning.build_sites(city, tile, features, out)
+        return planning.build_sites(city, tile, features, terrain, out)
 
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "sites", tile.name),
@@ -39,7 +41,7 @@ def sites(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Materia
         code_version=planning.CODE_VERSION,
         params=city.params("bbox", "grid", "tiles", "site_plan", "seed")
         | {"crs": city.crs_code, "power_dbm": city.radio.power_dbm},
-        inputs={"features": osm.features_digest(features)},
+        inputs={"features": osm.features_digest(features), "terrain": terrain.digest},
     )
     checks = [conforms(planning.load_sectors(artifact.path), SectorSchema)]
     return materialized(artifact, schema=SectorSchema, checks=checks)

@@ -58,6 +58,7 @@ def _sectors(city, rng):
                 "x_m": x_m,
                 "y_m": y_m,
                 "height_m": 25.0 + site,
+                "elevation_m": 25.0 + site,
                 "azimuth_deg": azimuth_deg + 120 * k,
                 "downtilt_deg": 8.0,
                 "power_dbm": 46.0,

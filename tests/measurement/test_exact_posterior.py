@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
-from ueloc_core.city import MeasurementConfig, RadioConfig
+from ueloc_core.city_sections import MeasurementConfig, RadioConfig
 from ueloc_core.evaluation.metrics import Calibration, diagnose_coverage, hpd_level
 from ueloc_core.measurement.model import MapError, MeasurementModel
 

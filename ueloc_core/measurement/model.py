@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ueloc_core.city import MeasurementConfig, RadioConfig
+from ueloc_core.city_sections import MeasurementConfig, RadioConfig
 from ueloc_core.measurement.reports import MISSING, SS_RSRP, SS_RSRQ, SS_SINR, QuantisedField
 from ueloc_core.measurement.schemas import SLOTS
 from ueloc_core.radio.link import cqi_thresholds_db

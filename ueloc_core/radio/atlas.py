@@ -37,7 +37,8 @@ class MapAtlas:
     ground
         The grid cells that the tiles cover.
     outdoor
-        Where a terminal can stand, shape of `ground`: inside the city's area, no building.
+        Where a terminal can stand, shape of `ground`: inside the city's area, no building, no
+        water but where a road crosses it.
     building_height_m
         Height of the building there [m], 0 in the open, shape of `ground`.
     scenes
@@ -231,8 +232,8 @@ def _ground(
         context = load_context(folder)
         part = tile.window.slices_in(city.scene_window(tile))
         target = tile.window.slices_in(ground)
-        outdoor[target] = (context.footprint.values[part] == 0) & (
-            context.in_area.values[part] == 1
-        )
+        dry = (context.water.values[part] == 0) | (context.road.values[part] > 0)
+        free = context.footprint.values[part] == 0
+        outdoor[target] = free & dry & (context.in_area.values[part] == 1)
         height[target] = context.building_height_m.values[part]
     return ground, outdoor, height

@@ -21,11 +21,12 @@ from zarr.codecs import ZstdCodec
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError, StoreError
 from ueloc_core.geodata.context import load_context
+from ueloc_core.geodata.terrain import load_terrain
 from ueloc_core.grid import Tile, Window
-from ueloc_core.radio.ray_tracing import Plane, RaySet, Trace, Transmitter, trace
+from ueloc_core.radio.ray_tracing import Plane, RaySet, Surface, Trace, Transmitter, trace
 from ueloc_core.units import SUBCARRIERS_PER_RB
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 Belief = Literal["twin", "world"]
 Progress = Callable[[int, int, str], None]
@@ -181,20 +182,11 @@ def _trace_window(city: City, of_site: pd.DataFrame) -> Window:
 def _work(city: City, scene_folder: Path, of_site: pd.DataFrame, belief: Belief) -> list[Trace]:
     """The sectors of one site, traced together, once for each ray set."""
     config = city.ray_tracing
-    origin_m = json.loads((scene_folder / "scene.json").read_text())["origin_m"]
-    window = _trace_window(city, of_site)
-    centre = window.centre_m
-    plane = Plane(
-        centre_m=(centre[0] - origin_m[0], centre[1] - origin_m[1]),
-        columns=window.columns,
-        rows=window.rows,
-        cell_m=city.grid.cell_m,
-        height_m=config.terminal_height_m,
-    )
+    origin_m, grid = _grid(city, scene_folder, _trace_window(city, of_site))
     rows: list[Any] = list(of_site.itertuples())
     transmitters = tuple(
         Transmitter(
-            (row.x_m - origin_m[0], row.y_m - origin_m[1], row.height_m),
+            (row.x_m - origin_m[0], row.y_m - origin_m[1], row.elevation_m - origin_m[2]),
             row.azimuth_deg,
             row.downtilt_deg,
         )
@@ -207,11 +199,32 @@ def _work(city: City, scene_folder: Path, of_site: pd.DataFrame, belief: Belief)
             max_depth=config.max_depth,
             diffraction=config.diffraction,
             transmitters=transmitters,
-            plane=plane,
+            grid=grid,
             ray_set=ray_set,
         )
         for ray_set in ray_sets(city, belief, int(rows[0].site_id))
     ]
+
+
+def _grid(
+    city: City, scene_folder: Path, window: Window
+) -> tuple[tuple[float, float, float], Plane | Surface]:
+    """Origin of a scene [m], and the grid of a window at the terminals' height above ground."""
+    scene = json.loads((scene_folder / "scene.json").read_text(encoding="utf-8"))
+    x_m, y_m, z_m = (float(value) for value in scene["origin_m"])
+    terrain = load_terrain(scene_folder)
+    height_m = city.ray_tracing.terminal_height_m - z_m
+    cell_m = window.cell_m
+    x0, y0 = window.bounds_m[:2]
+    if terrain.is_flat:
+        centre = window.centre_m
+        level_m = float(terrain.height_at(*centre))
+        at_m = (centre[0] - x_m, centre[1] - y_m)
+        return (x_m, y_m, z_m), Plane(at_m, window.columns, window.rows, cell_m, level_m + height_m)
+    x = x0 + cell_m * np.arange(window.columns + 1)
+    y = y0 + cell_m * np.arange(window.rows + 1)
+    ground_m = terrain.height_at(*np.meshgrid(x, y))
+    return (x_m, y_m, z_m), Surface((x0 - x_m, y0 - y_m), cell_m, ground_m + height_m)
 
 
 def combine_ray_sets(

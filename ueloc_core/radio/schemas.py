@@ -17,6 +17,9 @@ class SectorSchema(pa.DataFrameModel):
     x_m: Series[np.float64] = pa.Field(description="Easting in the city's CRS [m]")
     y_m: Series[np.float64] = pa.Field(description="Northing in the city's CRS [m]")
     height_m: Series[np.float64] = pa.Field(gt=0, lt=700, description="Above ground [m]")
+    elevation_m: Series[np.float64] = pa.Field(
+        ge=-500, lt=9700, description="Above the vertical datum of the terrain [m]"
+    )
     azimuth_deg: Series[np.float64] = pa.Field(ge=0, lt=360, description="Clockwise from north")
     downtilt_deg: Series[np.float64] = pa.Field(ge=-90, le=90, description="Below the horizon")
     power_dbm: Series[np.float64] = pa.Field(ge=-10, le=80, description="Total transmit power")

@@ -16,10 +16,11 @@ import shapely.ops
 
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
+from ueloc_core.geodata.terrain import Terrain
 from ueloc_core.grid import Tile, Window
 from ueloc_core.radio.schemas import SectorSchema, empty_sectors
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 _JITTER_SHARE = 0.1
 _EDGE_INSET_M = 1.5
@@ -33,7 +34,9 @@ def site_search_window(city: City, tile: Tile) -> Window:
     return tile.window.buffered(2 * city.site_plan.snap_radius_m)
 
 
-def build_sites(city: City, tile: Tile, features: gpd.GeoDataFrame, out: Path) -> dict[str, Any]:
+def build_sites(
+    city: City, tile: Tile, features: gpd.GeoDataFrame, terrain: Terrain, out: Path
+) -> dict[str, Any]:
     """Plan the sectors that a tile owns and write ``sectors.parquet``.
 
     Parameters
@@ -42,6 +45,8 @@ def build_sites(city: City, tile: Tile, features: gpd.GeoDataFrame, out: Path) -
         What to plan.
     features
         Features of `site_search_window`, in the city's CRS.
+    terrain
+        The ground under the tile.
     out
         Folder to write to.
 
@@ -50,7 +55,7 @@ def build_sites(city: City, tile: Tile, features: gpd.GeoDataFrame, out: Path) -
     RadioError
         If a planned antenna would not stand clear of its building.
     """
-    sectors = plan_sectors(city, tile, features)
+    sectors = plan_sectors(city, tile, features, terrain)
     sectors.to_parquet(out / "sectors.parquet", index=False)
     return {
         "sites": int(sectors.site_id.nunique()),
@@ -64,7 +69,9 @@ def load_sectors(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "sectors.parquet")
 
 
-def plan_sectors(city: City, tile: Tile, features: gpd.GeoDataFrame) -> pd.DataFrame:
+def plan_sectors(
+    city: City, tile: Tile, features: gpd.GeoDataFrame, terrain: Terrain
+) -> pd.DataFrame:
     """Sectors of the sites that stand on a tile, as `SectorSchema`."""
     plan = city.site_plan
     buildings = features[features["kind"].isin(["building", "building_part"])]
@@ -88,6 +95,8 @@ def plan_sectors(city: City, tile: Tile, features: gpd.GeoDataFrame) -> pd.DataF
                 remedy="Use a larger distance or a CRS whose eastings are smaller.",
             )
         lon_deg, lat_deg = city.to_lonlat(point.x, point.y)
+        elevation_m = roof_m + plan.mast_height_m
+        ground_m = float(terrain.height_at(point.x, point.y))
         rows.extend(
             {
                 "sector_id": number * 10 + k,
@@ -95,7 +104,8 @@ def plan_sectors(city: City, tile: Tile, features: gpd.GeoDataFrame) -> pd.DataF
                 "tile": tile.name,
                 "x_m": point.x,
                 "y_m": point.y,
-                "height_m": roof_m + plan.mast_height_m,
+                "height_m": elevation_m - ground_m,
+                "elevation_m": elevation_m,
                 "azimuth_deg": (azimuth_deg + 360.0 * k / plan.sectors) % 360.0,
                 "downtilt_deg": plan.downtilt_deg,
                 "power_dbm": city.radio.power_dbm,
@@ -141,7 +151,7 @@ def _lattice(city: City, tile: Tile) -> list[tuple[int, int, float, float, float
 def _mast(
     wanted: shapely.Point, buildings: gpd.GeoDataFrame, radius_m: float
 ) -> tuple[shapely.Point, float] | None:
-    """Place on a roof near a wanted point, and the roof's height [m]; None without a roof."""
+    """Place on a roof near a wanted point, and the roof's elevation [m]; None without a roof."""
     near = buildings[buildings.geometry.distance(wanted) <= radius_m]
     roofs = near.geometry.buffer(-_EDGE_INSET_M)
     roofs = roofs.where(~roofs.is_empty, near.geometry)
@@ -155,4 +165,5 @@ def _mast(
     )
     best = order.index[0]
     point = shapely.ops.nearest_points(roofs.loc[best], wanted)[0]
-    return shapely.Point(point.x, point.y), float(near["height_m"].loc[best])
+    roof_m = float(near["ground_m"].loc[best] + near["height_m"].loc[best])
+    return shapely.Point(point.x, point.y), roof_m

