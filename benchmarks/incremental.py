@@ -24,7 +24,8 @@ from benchmarks.quick_city import write_city_file
 from benchmarks.workplace import PROJECT, Workplace, workplace
 from ueloc_core.city import City
 from ueloc_core.city_sections import SourceConfig
-from ueloc_core.geodata.osm import load_features, source_path
+from ueloc_core.geodata.osm import load_features
+from ueloc_core.geodata.sources import source_path
 from ueloc_core.synthetic import edit_building_height
 
 _RAISED_BY_M = 7.0
@@ -80,8 +81,7 @@ def tiles_of_change(city: City, before: Any, after: Any) -> set[str]:
     several features.
     """
     rows = [
-        dict(zip(_rows(features), features.geometry, strict=True))
-        for features in (before, after)
+        dict(zip(_rows(features), features.geometry, strict=True)) for features in (before, after)
     ]
     changed = rows[0].keys() ^ rows[1].keys()
     found = set()

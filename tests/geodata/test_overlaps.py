@@ -122,9 +122,7 @@ def test_absurd_cities_become_valid_ones(things, copies):
     things = things + things[:copies]
     rows = [{**tags, kind: "yes"} for _, tags, kind in things]
     names = [f"way/{index}" for index in range(len(rows))]
-    raw = gpd.GeoDataFrame(
-        rows, geometry=[plan for plan, _, _ in things], index=names, crs=CRS
-    )
+    raw = gpd.GeoDataFrame(rows, geometry=[plan for plan, _, _ in things], index=names, crs=CRS)
     table = build_buildings(raw, _Level(), Counter(), outline_of={}, seed=1)
     turned = build_buildings(raw.iloc[::-1], _Level(), Counter(), outline_of={}, seed=1)
     if table is None:
@@ -142,6 +140,4 @@ def test_absurd_cities_become_valid_ones(things, copies):
     assert (frame["height_sigma_m"] > 0).all()
     assert ((frame["roof_height_m"] >= 0) & (frame["roof_height_m"] < span_m)).all()
     assert ((frame["roof_height_m"] == 0) == (frame["roof_shape"] == "flat")).all()
-    pd.testing.assert_frame_equal(
-        pd.DataFrame(frame.to_wkb()), pd.DataFrame(turned.frame.to_wkb())
-    )
+    pd.testing.assert_frame_equal(pd.DataFrame(frame.to_wkb()), pd.DataFrame(turned.frame.to_wkb()))

@@ -24,7 +24,7 @@ from ueloc_core.units import db_to_linear, free_space_gain_db
 def free_space(work):
     """Friis and a smooth antenna instead of rays; ray sets differ by a few percent."""
     for unit in work:
-        plane = unit.plane
+        plane = unit.grid
         x_m = (np.arange(plane.columns) + 0.5 - plane.columns / 2) * plane.cell_m
         y_m = (np.arange(plane.rows) + 0.5 - plane.rows / 2) * plane.cell_m
         east_m, north_m = np.meshgrid(x_m + plane.centre_m[0], y_m + plane.centre_m[1])

@@ -2,15 +2,14 @@
 
 from collections import Counter
 
-import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ueloc_core.grid import Window
-from ueloc_core.scene.meshes import extrude, ground_plane, is_closed, resolve_overlaps
+from ueloc_core.scene.meshes import building_mesh, is_closed
+from ueloc_core.scene.roofs import Roof
 
 ORIGIN = (386_000.0, 6_672_000.0)
 SQUARE = shapely.box(0, 0, 20, 20)
@@ -22,7 +21,15 @@ def _at_origin(shape):
 
 
 def _mesh(shape, base_m=0.0, top_m=12.5):
-    return extrude(_at_origin(shape), base_m, top_m, ORIGIN)
+    made = building_mesh(
+        _at_origin(shape),
+        base_m=base_m,
+        top_m=top_m,
+        roof=Roof(),
+        origin_m=(*ORIGIN, 0.0),
+        counts=Counter(),
+    )
+    return None if made is None else made.to_trimesh()
 
 
 @pytest.mark.parametrize(
@@ -89,67 +96,3 @@ def test_any_union_of_boxes_gives_a_closed_mesh_or_none(boxes):
     if mesh is not None:
         assert is_closed(mesh)
         assert mesh.volume == pytest.approx(shape.area * 12.5, rel=0.02, abs=1.0)
-
-
-def test_the_ground_faces_up_and_covers_window_and_margin():
-    window = Window(10, 20, 30, 40, 4.0)
-    ground = ground_plane(window, (40.0, 80.0), margin_m=100.0)
-    np.testing.assert_allclose(ground.face_normals, [[0, 0, 1]] * 2)
-    np.testing.assert_allclose(ground.bounds, [[-100, -100, 0], [220, 260, 0]])
-
-
-def _buildings(*rows):
-    return gpd.GeoDataFrame(
-        {
-            "osm_id": [f"way/{index}" for index in range(len(rows))],
-            "height_m": [float(row[1]) for row in rows],
-            "min_height_m": [float(row[2]) for row in rows],
-        },
-        geometry=[row[0] for row in rows],
-        crs="EPSG:32635",
-    )
-
-
-def test_the_higher_building_keeps_the_overlap():
-    low, high = shapely.box(0, 0, 10, 10), shapely.box(5, 0, 15, 10)
-    counts = Counter()
-    resolved = resolve_overlaps(_buildings((low, 8, 0), (high, 20, 0)), counts)
-    assert list(resolved.area) == pytest.approx([50, 100])
-    assert counts["overlaps_cut"] == 1
-
-
-def test_a_buried_building_is_dropped_and_counted():
-    counts = Counter()
-    inner = shapely.box(2, 2, 8, 8)
-    resolved = resolve_overlaps(_buildings((inner, 8, 0), (SQUARE, 20, 0)), counts)
-    assert list(resolved["osm_id"]) == ["way/1"]
-    assert counts["overlapped_buildings_dropped"] == 1
-
-
-def test_buildings_above_each_other_are_left_alone():
-    counts = Counter()
-    resolved = resolve_overlaps(_buildings((SQUARE, 10, 0), (SQUARE, 30, 10)), counts)
-    assert list(resolved.area) == [400, 400]
-    assert not counts
-
-
-def test_neighbours_that_share_a_wall_are_left_alone():
-    counts = Counter()
-    resolve_overlaps(_buildings((SQUARE, 10, 0), (shapely.box(20, 0, 30, 20), 30, 0)), counts)
-    assert not counts
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(*(st.integers(0, 60) for _ in range(2)), *(st.integers(2, 30) for _ in range(3))),
-        min_size=2,
-        max_size=10,
-    )
-)
-def test_no_two_buildings_share_space_and_none_is_lost(boxes):
-    rows = [(shapely.box(x, y, x + w, y + h), top, 0) for x, y, w, h, top in boxes]
-    before = _buildings(*rows)
-    after = resolve_overlaps(before, Counter())
-    assert after.area.sum() == pytest.approx(after.union_all().area, abs=1e-3)
-    assert before.union_all().area == pytest.approx(after.union_all().area, abs=10)

@@ -83,7 +83,7 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
     )
     if table is None:
         raise _no_buildings(city, path)
-    buildings = table.frame.set_index("osm_id")
+    buildings = table.frame.set_index("osm_id").rename_axis(None)
     boxes = [shapely.box(*city.ground_window.bounds_m), shapely.Polygon(city.area_m)]
     water = sea(raw, boxes, buildings.geometry.to_numpy(), counts)
     ground = [roads(raw, counts), areas(raw, counts), water]

@@ -194,7 +194,8 @@ def _prism(
     lengths = [len(faces), len(walls[0]), len(walls[1]), len(faces)]
     is_roof = np.repeat([False, False, True, True], lengths)
     used, compact = np.unique(all_faces, return_inverse=True)
-    local = vertices[used] - np.asarray(origin_m)
+    # rounded, so that one building has the same bytes in the frames of all tiles
+    local = np.round(vertices[used] - np.asarray(origin_m), 6)
     return BuildingMesh(local, compact.reshape(-1, 3).astype(np.int64), is_roof)
 
 
