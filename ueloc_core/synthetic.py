@@ -217,7 +217,12 @@ def synthetic_city(folder: Path, *, seed: int = 1, **sections: Any) -> City:
 
 
 def edit_building_height(source: Path, target: Path, osm_id: str, height_m: float) -> None:
-    """Copy an extract with the height of one building changed, all else kept.
+    """Copy an extract with the height of one building changed [m], as `edit_tags` does."""
+    edit_tags(source, target, osm_id, {"height": f"{height_m:g}"})
+
+
+def edit_tags(source: Path, target: Path, osm_id: str, tags: dict[str, str]) -> None:
+    """Copy an extract with tags of one element changed, all else kept.
 
     Parameters
     ----------
@@ -226,9 +231,9 @@ def edit_building_height(source: Path, target: Path, osm_id: str, height_m: floa
     target
         File to write; its suffix chooses the format, ``.osm.gz`` for example.
     osm_id
-        The building, such as ``way/123`` or ``relation/45``.
-    height_m
-        New height [m].
+        The element, such as ``way/123`` or ``relation/45``.
+    tags
+        What is set.
 
     Raises
     ------
@@ -245,8 +250,8 @@ def edit_building_height(source: Path, target: Path, osm_id: str, height_m: floa
         with osmium.SimpleWriter(target) as writer:
             for element in osmium.FileProcessor(source):
                 if element.type_str() == entity and str(element.id) == number:
-                    tags = {tag.k: tag.v for tag in element.tags} | {"height": f"{height_m:g}"}
-                    writer.add(element.replace(tags=tags))
+                    kept = {tag.k: tag.v for tag in element.tags}
+                    writer.add(element.replace(tags=kept | tags))
                     found = True
                 else:
                     writer.add(element)

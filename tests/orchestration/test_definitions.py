@@ -43,7 +43,7 @@ def test_definitions_load_within_five_seconds_and_import_nothing_heavy():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: nowhere\nsource: {kind: bundled}\nbbox: [25, 60, 24, 61]\n", "bbox = [25.0, 60.0"),
+        ("name: nowhere\nsource: {kind: bundled}\nbbox: [25, 60, 24, 61]\n", "has no area"),
         ("name: nowhere\nsource: {kind: bundled}\n", "bbox is missing"),
         (
             "name: nowhere\nsource: {kind: bundled}\nbbox: [24.9, 60.1, 24.91, 60.11]\n"
@@ -178,7 +178,7 @@ def test_the_executor_is_configuration(pipeline, monkeypatch: pytest.MonkeyPatch
 def test_code_versions_are_read_without_importing():
     from assets.stages import code_version
 
-    assert code_version("ueloc_core.radio.radio_map") == "1"
+    assert code_version("ueloc_core.radio.radio_map") == "2"
     with pytest.raises(AttributeError, match="CODE_VERSION"):
         code_version("ueloc_core.units")
     with pytest.raises(ModuleNotFoundError):

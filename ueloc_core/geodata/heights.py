@@ -52,9 +52,12 @@ _TYPES = {
 
 # Fitted by least absolute residuals on the known heights of the centres of Helsinki, Monaco,
 # London (Holborn), Munich and Astana, each city with its own level and equal weight, then
-# shrunk (what holds in one city holds less in the next).
+# shrunk: what holds in one city holds less in the next (low buildings, of which few are known,
+# were set lower by hand). Constants fitted without a city impute that city within 0.1 m of the
+# same median error and 0.7 m of the same 90th percentile. The parameters of the process below
+# were chosen on all five.
 _PRIOR_LEVEL = 2.384
-_PRIOR_BY_TYPE = np.array([0.0, -0.644, 0.046, 0.036, -0.388, 0.238, 0.69])
+_PRIOR_BY_TYPE = np.array([0.0, -1.0, 0.046, 0.036, -0.388, 0.238, 0.69])
 _PRIOR_BY_SHAPE = np.array([0.467, 0.356, -0.609, 0.238, 0.035, 0.062])
 _PRIOR_SHRINKAGE = 0.7
 _AREA_CLASSES_M2 = (80.0, 250.0, 800.0)
@@ -69,6 +72,7 @@ _NUGGET_SD = 0.13
 _AREA_SCALE = 0.7
 _WALLS_SCALE = 0.8
 _OTHER_TYPE = 0.45
+_LOW_AND_OTHER = 0.2
 _LARGEST_RESIDUAL = 1.3
 _MEDIAN_SHARE = 0.7
 _MEDIAN_POWER = 4
@@ -95,7 +99,9 @@ class _Features:
             - distance_m / _LOCAL_M
         ) * np.where(self.type_code[i] == self.type_code[j], 1.0, _OTHER_TYPE)
         district = np.exp(-distance_m / _DISTRICT_M)
-        return _LOCAL_SD**2 * alike + _DISTRICT_SD**2 * district
+        # sheds, kiosks and canopies do not follow the houses around them
+        both = np.where((self.type_code[i] == 1) == (self.type_code[j] == 1), 1.0, _LOW_AND_OTHER)
+        return both * (_LOCAL_SD**2 * alike + _DISTRICT_SD**2 * district)
 
 
 def height_table(buildings: Sequence[Building]) -> pd.DataFrame:

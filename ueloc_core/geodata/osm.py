@@ -22,7 +22,7 @@ from ueloc_core.geodata.building_table import build_buildings
 from ueloc_core.geodata.ground_features import areas, roads, sea
 from ueloc_core.geodata.repair import read_elements, repair, to_geometries
 from ueloc_core.geodata.schemas import FeatureSchema
-from ueloc_core.geodata.sources import source_path
+from ueloc_core.geodata.sources import source_label, source_path
 from ueloc_core.geodata.terrain import Terrain, build_terrain, flat_terrain, save_terrain
 from ueloc_core.grid import Window, tile_at
 
@@ -98,7 +98,7 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
     logger.info("%s: %d features, repairs %s", city.name, len(features), repairs)
     kinds = features["kind"].value_counts().sort_index()
     return {
-        "source": path.name,
+        "source": source_label(city),
         "features": len(features),
         "buildings": len(buildings),
         "kinds": {str(kind): int(count) for kind, count in kinds.items()},
