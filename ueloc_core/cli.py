@@ -161,6 +161,32 @@ def report(city: City, store_url: str | None) -> None:
 
 
 @main.command()
+@_city_option
+@_store_option
+@click.argument("tile")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write to. [default: CITY_TILE]",
+)
+def export(city: City, store_url: str | None, tile: str, out: Path | None) -> None:
+    """Write the scene of a TILE for other programs.
+
+    scene.glb opens in any 3D viewer (metres, y up); the GeoTIFF files of the context rasters
+    (heights, materials, roads, terrain, water, vegetation) open in QGIS in their place.
+    """
+    from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
+    from ueloc_core.scene.export import export_geotiffs, export_glb  # noqa: PLC0415
+
+    scene = _store(store_url).require(ArtifactKey(city.name, "scene", city.tile(tile).name))
+    folder = out or Path(f"{city.name}_{tile}")
+    files = [export_glb(scene.path, folder / "scene.glb"), *export_geotiffs(scene.path, folder)]
+    for path in files:
+        click.echo(path)
+    click.echo("(c) OpenStreetMap contributors, ODbL", err=True)
+
+
+@main.command()
 @click.argument("city_name", metavar="CITY")
 @click.option("--refresh", is_flag=True, help="Download again, however old the extract is.")
 def download(city_name: str, refresh: bool) -> None:

@@ -379,6 +379,11 @@ def _tracer(scene_file: Path, frequency_hz: float, max_depth: int, diffraction: 
     )
 
 
+def bundled_scene(name: str) -> Path:
+    """File of a scene that comes with Sionna RT, such as ``munich``."""
+    return Path(getattr(_sionna_rt().scene, name))
+
+
 def device_name() -> str:
     """The Mitsuba variant that rays are traced with, such as ``llvm_ad_mono_polarized``."""
     return str(_sionna_rt().mi.variant())

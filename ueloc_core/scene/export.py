@@ -65,7 +65,7 @@ def export_glb(scene_folder: Path, target: Path) -> Path:
     for path in paths:
         try:
             mesh = trimesh.load_mesh(path, process=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError) as error:
             raise SceneError(
                 f"the mesh cannot be read ({error})",
                 where=str(path),
