@@ -124,6 +124,7 @@ def footprints(ours: Raster, theirs: Raster) -> dict[str, float]:
         "best_shift_east_m": float(east),
         "best_shift_north_m": float(-down),
         "iou_after_shift": _iou(a, moved),
+        "theirs_within_ours": round(float((a & moved).sum() / moved.sum()), 3),
         "built_share_ours": round(float(a.mean()), 3),
         "built_share_theirs": round(float(b.mean()), 3),
     }
@@ -165,10 +166,9 @@ def gains(
         tracer = RayTracer(file, frequency_hz=FREQUENCY_HZ, max_depth=3, diffraction=diffraction)
         masts = [Transmitter((u - x, v - y, MAST_M), 0.0, 0.0, "iso") for u, v in MASTS_M]
         plane = Plane((-x, -y), size, size, CELL_M, TERMINAL_M)
-        with np.errstate(divide="ignore"):
-            maps.append(
-                [10 * np.log10(tracer.path_gain(masts, plane, rays))[:, outdoors] for rays in RAYS]
-            )
+        found = (tracer.path_gain(masts, plane, rays)[:, outdoors] for rays in RAYS)
+        # Sionna's diffraction gives a negative power in a few of ten thousand grid cells
+        maps.append([10 * np.log10(np.maximum(gain, 1e-30)) for gain in found])
     between = _difference(maps[0][0], maps[1][0])
     noise = [_difference(*of_scene) for of_scene in maps]
     return {

@@ -89,6 +89,7 @@ def test_what_is_missing_or_broken_is_named(scene, tmp_path):
 
 
 def test_the_command_names_an_unknown_tile(tmp_path):
-    outcome = CliRunner().invoke(main, ["export", "--city", "helsinki", "--store", str(tmp_path), "e1n1"])
+    arguments = ["export", "--city", "helsinki", "--store", str(tmp_path), "e1n1"]
+    outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code != 0
     assert "unknown tile 'e1n1'" in outcome.output

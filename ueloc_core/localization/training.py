@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ueloc_core.city import SPLITS, City
-from ueloc_core.city_sections import TrainingConfig
 from ueloc_core.errors import ModelError
 from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.network import PosteriorNetwork
@@ -171,7 +170,7 @@ class _Trainer:
         device: torch.device,
     ) -> None:
         self.name = city.name
-        self.config: TrainingConfig = city.training
+        self.config = city.training
         self.network, self.reader, self.model, self.device = network, reader, model, device
         self.rng = np.random.default_rng([city.seed, 7])
 
