@@ -95,8 +95,9 @@ def plan_sectors(
                 remedy="Use a larger distance or a CRS whose eastings are smaller.",
             )
         lon_deg, lat_deg = city.to_lonlat(point.x, point.y)
-        elevation_m = roof_m + plan.mast_height_m
         ground_m = float(terrain.height_at(point.x, point.y))
+        # on a steep slope the uphill ground may lie above the roof of a low building
+        elevation_m = max(roof_m, ground_m) + plan.mast_height_m
         rows.extend(
             {
                 "sector_id": number * 10 + k,
