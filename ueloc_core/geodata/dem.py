@@ -19,6 +19,7 @@ import requests
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 from scipy.ndimage import map_coordinates
 
 from ueloc_core.city import City
@@ -82,8 +83,8 @@ def sample_dem(city: City, lattice: Terrain) -> tuple[NDArray[np.float64], dict[
             remedy="Download it again. " + _REMEDY,
         ) from error
     heights, voids = _without_voids(heights, f"{city.name}: terrain, {named}")
-    column, row = inverse * (u, v)
-    column, row = np.asarray(column) - 0.5, np.asarray(row) - 0.5
+    column = inverse.a * u + inverse.b * v + inverse.c - 0.5
+    row = inverse.d * u + inverse.e * v + inverse.f - 0.5
     size = heights.shape
     beyond = (column < -0.5) | (row < -0.5) | (column > size[1] - 0.5) | (row > size[0] - 0.5)
     sampled = map_coordinates(heights, [row, column], order=1, mode="nearest")
@@ -182,25 +183,35 @@ def _read(
     models: Sequence[Any], u: NDArray[np.float64], v: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Any, float]:
     """Pixels around points, NaN where there is none; the inverse transform; metres a unit."""
-    width, height = (abs(value) for value in models[0].res)
-    bounds = (
-        max(u.min() - _MARGIN_PIXELS * width, min(m.bounds.left for m in models)),
-        max(v.min() - _MARGIN_PIXELS * height, min(m.bounds.bottom for m in models)),
-        min(u.max() + _MARGIN_PIXELS * width, max(m.bounds.right for m in models)),
-        min(v.max() + _MARGIN_PIXELS * height, max(m.bounds.top for m in models)),
-    )
-    if bounds[0] >= bounds[2] or bounds[1] >= bounds[3]:
-        raise ValueError(f"it covers {tuple(models[0].bounds)}, not the city")
     unit = str((models[0].units or ("",))[0] or "").lower()
     scale_m = {**_METRES, **_FEET}.get(unit)
     if scale_m is None:
         raise ValueError(f"its unit is '{unit}', not metres or feet")
-    pixels, transform = rasterio.merge.merge(
-        models, bounds=bounds, nodata=np.nan, dtype="float64", indexes=[1]
-    )
-    heights = pixels[0]
+    if len(models) > 1:
+        pixels, transform = rasterio.merge.merge(models, nodata=np.nan, dtype="float64")
+        heights = pixels[0]
+    else:
+        heights, transform = _window(models[0], u, v)
     outside = ~((heights * scale_m > _LOWEST_M) & (heights * scale_m < _HIGHEST_M))
     return np.where(outside, np.nan, heights), ~transform, scale_m
+
+
+def _window(
+    model: Any, u: NDArray[np.float64], v: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], Any]:
+    """Whole pixels of a model around points, and their transform."""
+    place = ~model.transform
+    columns, rows = place.a * u + place.b * v + place.c, place.d * u + place.e * v + place.f
+    low = [max(math.floor(axis.min()) - _MARGIN_PIXELS, 0) for axis in (columns, rows)]
+    high = [
+        min(math.ceil(axis.max()) + _MARGIN_PIXELS, size)
+        for axis, size in ((columns, model.width), (rows, model.height))
+    ]
+    if low[0] >= high[0] or low[1] >= high[1]:
+        raise ValueError(f"it covers {tuple(model.bounds)}, not the city")
+    window = Window(low[0], low[1], high[0] - low[0], high[1] - low[1])
+    values = model.read(1, window=window, masked=True).astype(np.float64)
+    return np.asarray(values.filled(np.nan)), model.window_transform(window)
 
 
 def _require_cover(city: City, models: Sequence[Any], to_model: Any, named: str) -> None:
