@@ -197,11 +197,11 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         **_codes(GROUND_MATERIALS),
         **_GRID,
     },
+    "road": {"units": "1", "long_name": "road class", **_codes(ROAD_CLASSES), **_GRID},
     "road_width_m": {"units": "m", "long_name": "width of the road", **_GRID},
     "terrain_m": {"units": "m", "long_name": "elevation of the ground", **_GRID},
     "water": {"units": "1", "long_name": "water", **_GRID},
     "vegetation": {"units": "1", "long_name": "vegetation", **_codes(VEGETATION), **_GRID},
-    "road": {"units": "1", "long_name": "road class", **_codes(ROAD_CLASSES), **_GRID},
     "in_area": {"units": "1", "long_name": "inside the area of the city", **_GRID},
 }
 
