@@ -7,6 +7,8 @@ import pandera.xarray as px
 import xarray as xr
 from pandera.typing import Series
 
+SITE_SOURCES = ("rooftop", "hexagonal", "street", "file", "osm")
+
 
 class SectorSchema(pa.DataFrameModel):
     """Sectors: one row an antenna."""
@@ -26,12 +28,32 @@ class SectorSchema(pa.DataFrameModel):
     pci: Series[np.int64] = pa.Field(ge=0, le=1007, description="TS 38.211, 7.4.2.1")
     lon_deg: Series[np.float64] = pa.Field(ge=-180, le=180, description="WGS 84 longitude")
     lat_deg: Series[np.float64] = pa.Field(ge=-90, le=90, description="WGS 84 latitude")
+    electrical_tilt_deg: Series[np.float64] = pa.Field(
+        ge=-30, le=30, default=0.0, description="Electrical downtilt of the array"
+    )
+    antenna: Series[str] = pa.Field(
+        str_length={"min_value": 1}, default="tr38901", description="Name of the antenna's model"
+    )
+    position_sigma_m: Series[np.float64] = pa.Field(
+        ge=0,
+        lt=100_000,
+        default=0.0,
+        description="Standard deviation of the position along each axis [m]",
+    )
+    source: Series[str] = pa.Field(
+        isin=SITE_SOURCES, default="rooftop", description="Where the site comes from"
+    )
+    assumed: Series[str] = pa.Field(
+        default="", description="Columns whose value no source stated, separated by blanks"
+    )
+    sector_name: Series[str] = pa.Field(default="", description="Its name in the source")
 
     class Config:
-        """No column beyond these."""
+        """No column beyond these; a table may leave those with a default out."""
 
         strict = True
         ordered = True
+        add_missing_columns = True
 
 
 def _se_only_where_gain(cube: xr.Dataset) -> bool:
