@@ -39,6 +39,9 @@ _MARGIN = 0.01  # parallels are curved on the map: ask for a little more than th
 _MARGIN_DEG = 0.0005
 _RESUMED_S = 86_400.0  # answers of an interrupted download are taken up within a day
 _DAY_S = 86_400.0
+_MAX_ID = 2**62  # the file stores differences of ids in 64 bits
+_SHOWN = 200
+_CANNOT_HOLD = "the answer holds an element that OpenStreetMap cannot hold ({})"
 _ONE_RUN_DAYS = 1 / 24  # a run asks for its extract more than once and must get the same
 _REMEDY = (
     "Try again later, set UELOC_OVERPASS_URL to another server, or give an extract by "
@@ -90,7 +93,11 @@ def download_extract(city: City, *, progress: Progress | None = None) -> Path:
         _drop_unusable(answers)
         _request(server, city, answers, progress)
         elements, date = _merged(answers, server)
-        _write(elements, target, server)
+        try:
+            _write(elements, target, server)
+        except GeodataError:
+            shutil.rmtree(answers)  # they are asked for anew the next time
+            raise
         counts = Counter(kind for kind, _ in elements)
         about = {"server": server.url, "data_of": date, "bbox": list(city.bbox), **counts}
         target.with_name(f"{_stem(target)}.json").write_text(json.dumps(about, indent=1))
@@ -175,15 +182,21 @@ def _merged(
 ) -> tuple[dict[tuple[str, int], dict[str, Any]], str | None]:
     """Elements of all answers by type and id, and the oldest date of the data."""
     elements: dict[tuple[str, int], dict[str, Any]] = {}
-    dates = set()
+    dates: list[str] = []
     for path in sorted(answers.glob("*.json")):
         answer = json.loads(path.read_text(encoding="utf-8"))
         try:
-            elements |= {(e["type"], e["id"]): e for e in answer["elements"]}
-            dates.add(answer.get("osm3s", {}).get("timestamp_osm_base"))
+            date = answer.get("osm3s", {}).get("timestamp_osm_base")
+            dates += [date] if isinstance(date, str) and date else []
+            for element in answer["elements"]:
+                _check(element)
+                elements[element["type"], element["id"]] = element
         except (AttributeError, KeyError, TypeError) as error:
             path.unlink()
             raise server.error("the answer is not a list of OpenStreetMap elements") from error
+        except ValueError as error:
+            path.unlink()
+            raise server.error(_CANNOT_HOLD.format(error)) from error
     if not any(kind == "way" for kind, _ in elements):
         shutil.rmtree(answers)  # it may well hold something the next time
         raise server.error(
@@ -191,7 +204,52 @@ def _merged(
             remedy="Correct bbox (west, south, east, north) of the city file, or set "
             "UELOC_OVERPASS_URL to a server that covers the place.",
         )
-    return elements, min((date for date in dates if date), default=None)
+    return elements, min(dates, default=None)
+
+
+def _check(element: dict[str, Any]) -> None:
+    """Refuse an element whose fields are not what libosmium can write.
+
+    Raises
+    ------
+    ValueError
+        Naming the element and the field.
+    """
+    kind, number = element["type"], element["id"]
+    tags, place = element.get("tags", {}), (element.get("lon"), element.get("lat"))
+    members = element.get("members")
+    is_good = {
+        "type": kind in _MEMBER,
+        "id": _is_id(number),
+        "tags": isinstance(tags, dict) and all(isinstance(value, str) for value in tags.values()),
+        "lon, lat": kind != "node" or all(isinstance(x, int | float) for x in place),
+        "nodes": kind != "way" or _is_list_of(element.get("nodes"), _is_id),
+        "members": kind != "relation" or _is_list_of(members, _is_member),
+    }
+    for field, good in is_good.items():
+        if not good:
+            names = field.split(", ")
+            values = ", ".join(repr(element.get(name)) for name in names)[:_SHOWN]
+            raise ValueError(f"{kind} {number}: {field} = {values}"[:_SHOWN])
+    if kind == "node" and not (-180 <= element["lon"] <= 180 and -90 <= element["lat"] <= 90):
+        raise ValueError(f"node {number} at {element['lon']}, {element['lat']}")
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < _MAX_ID
+
+
+def _is_list_of(value: object, is_good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_good, value))
+
+
+def _is_member(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("type") in tuple(_MEMBER)
+        and _is_id(value.get("ref"))
+        and isinstance(value.get("role", ""), str)
+    )
 
 
 def _write(elements: dict[tuple[str, int], dict[str, Any]], target: Path, server: Server) -> None:
@@ -200,7 +258,7 @@ def _write(elements: dict[tuple[str, int], dict[str, Any]], target: Path, server
     try:
         with osmium.SimpleWriter(str(part), overwrite=True) as writer:
             for element in _sorted(elements, "node"):
-                place = _place(element)
+                place = (float(element["lon"]), float(element["lat"]))
                 writer.add_node(
                     mutable.Node(id=element["id"], location=place, tags=element.get("tags", {}))
                 )
@@ -220,10 +278,8 @@ def _write(elements: dict[tuple[str, int], dict[str, Any]], target: Path, server
                     )
                 )
         part.replace(target)
-    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise server.error(
-            f"the answer holds an element that OpenStreetMap cannot hold ({error!r})"
-        ) from error
+    except (ArithmeticError, RuntimeError, ValueError) as error:  # such as a tag that is too long
+        raise server.error(_CANNOT_HOLD.format(error)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -231,13 +287,6 @@ def _write(elements: dict[tuple[str, int], dict[str, Any]], target: Path, server
 def _sorted(elements: dict[tuple[str, int], dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
     ids = sorted(number for element, number in elements if element == kind)
     return (elements[kind, number] for number in ids)
-
-
-def _place(node: dict[str, Any]) -> tuple[float, float]:
-    lon, lat = float(node["lon"]), float(node["lat"])
-    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        raise ValueError(f"node {node['id']} at {lon}, {lat}")
-    return lon, lat
 
 
 def geocode_bbox(place: str) -> Bbox:
