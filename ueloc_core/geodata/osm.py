@@ -20,13 +20,14 @@ from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
 from ueloc_core.geodata.building_table import build_buildings
 from ueloc_core.geodata.ground_features import areas, roads, sea
+from ueloc_core.geodata.masts import read_masts, write_masts
 from ueloc_core.geodata.repair import read_elements, repair, to_geometries
 from ueloc_core.geodata.schemas import FeatureSchema
 from ueloc_core.geodata.sources import source_label, source_path
 from ueloc_core.geodata.terrain import Terrain, build_terrain, flat_terrain, save_terrain
 from ueloc_core.grid import Window, tile_at
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 ATTRIBUTION = "\u00a9 OpenStreetMap contributors"
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
     """Read, repair and project the extract of a city, and put it on its terrain.
 
     Writes ``features.parquet`` (GeoParquet 1.1 in the city's CRS, one row group a tile, rows
-    sorted by tile and osm_id), ``terrain.zarr`` and ``repairs.json`` (what was dropped or
-    repaired, by kind).
+    sorted by tile and osm_id), ``masts.parquet``, ``terrain.zarr`` and ``repairs.json`` (what
+    was dropped or repaired, by kind).
 
     Parameters
     ----------
@@ -62,8 +63,8 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
 
     Returns
     -------
-    Counts of features, heights by source, materials, roofs and repairs; the terrain; the error
-    of imputed heights.
+    Counts of features, heights by source, materials, roofs, masts and repairs; the terrain; the
+    error of imputed heights.
 
     Raises
     ------
@@ -91,6 +92,8 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
     features = _with_tiles(gpd.GeoDataFrame(features, crs=city.crs_code), city)
     FeatureSchema.validate(features)
     _write(features, out / "features.parquet")
+    masts, mast_counts = read_masts(city, path)
+    write_masts(masts, out)
     save_terrain(terrain, out, city.crs_code)
     _write_overview(features, city, out, terrain)
     repairs = {kind: count for kind, count in sorted(counts.items()) if count}
@@ -104,6 +107,7 @@ def build_extract(city: City, out: Path) -> dict[str, Any]:
         "kinds": {str(kind): int(count) for kind, count in kinds.items()},
         **table.metadata,
         "terrain": terrain_metadata,
+        "telecom_masts": mast_counts,
         "repairs": repairs,
         "repaired_or_dropped": sum(repairs.values()),
         "attribution": ATTRIBUTION,
