@@ -47,6 +47,7 @@ def _traced(
     belief: Literal["twin", "world"],
 ) -> dg.MaterializeResult:
     from ueloc_core.radio import radio_map as maps
+    from ueloc_core.radio.cube import load_cube
     from ueloc_core.radio.schemas import RadioMapSchema
     from ueloc_core.radio.sites import load_sectors
 
@@ -76,7 +77,7 @@ def _traced(
             "sectors": content_of(sectors, "sectors.parquet"),
         },
     )
-    cube = maps.load_radio_map(artifact.path)
+    cube = load_cube(artifact.path)
     return materialized(
         artifact,
         schema=RadioMapSchema,

@@ -120,7 +120,7 @@ def _type_of(column: Any) -> str:
 
 
 def _described(data: Any, name: Any) -> str | None:
-    attributes = {} if data is None else data[name].attrs
+    attributes = data[name].attrs if data is not None and name in data else {}
     if "long_name" not in attributes:
         return None
     units = attributes.get("units", "1")

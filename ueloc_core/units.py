@@ -54,6 +54,11 @@ def noise_per_resource_element_dbm(numerology: int, noise_figure_db: float) -> f
     return THERMAL_NOISE_DBM_HZ + spacing_db + noise_figure_db
 
 
+def power_per_resource_element_dbm(power_dbm: Any, resource_blocks: int) -> Any:
+    """Power of one resource element [dBm] of a sector's total power [dBm]."""
+    return power_dbm - 10.0 * math.log10(SUBCARRIERS_PER_RB * resource_blocks)
+
+
 def azimuth_to_math_angle_rad(azimuth_deg: float) -> float:
     """Angle from the x axis (east), counter-clockwise [rad], of a compass azimuth [deg]."""
     return math.radians(90.0 - azimuth_deg)

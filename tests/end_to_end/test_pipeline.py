@@ -19,7 +19,7 @@ import pytest
 from ueloc_core.city import City, load_city
 from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.radio.atlas import MapAtlas
-from ueloc_core.radio.radio_map import load_radio_map
+from ueloc_core.radio.cube import load_cube
 
 pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def test_the_world_differs_from_the_twin(finished: Finished):
         if store.require(ArtifactKey(city.name, "radio_map", name)).metadata["sectors"]
     )
     twin, world = (
-        load_radio_map(store.require(ArtifactKey(city.name, stage, tile)).path)
+        load_cube(store.require(ArtifactKey(city.name, stage, tile)).path)
         for stage in ("radio_map", "world_radio_map")
     )
     assert (twin.sector.values == world.sector.values).all()

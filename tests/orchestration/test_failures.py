@@ -20,12 +20,12 @@ def test_a_broken_contract_stops_what_is_downstream(
 ):
     from ueloc_core.radio import radio_map as maps
 
-    write = maps._write
+    write = maps.write_cube
 
-    def impossible(cube: xr.Dataset, path: Path) -> None:
-        write(cube.assign(path_gain_db=cube.path_gain_db + 300), path)
+    def impossible(cube: xr.Dataset, path: Path) -> int:
+        return write(cube.assign(path_gain_db=cube.path_gain_db + 300), path)
 
-    monkeypatch.setattr(maps, "_write", impossible)
+    monkeypatch.setattr(maps, "write_cube", impossible)
     before = trial.artifact("world_radio_map", "e3014n52126").fingerprint
     trial.edit(ray_tracing={"max_depth": 1})
     assert trial.main() == 1

@@ -17,13 +17,8 @@ from ueloc_core.geodata.osm import build_extract, load_features
 from ueloc_core.geodata.terrain import Terrain, flat_terrain, load_terrain
 from ueloc_core.grid import Tile, Window
 from ueloc_core.radio.atlas import MapAtlas
-from ueloc_core.radio.radio_map import (
-    build_radio_map,
-    load_radio_map,
-    outdoor_mask,
-    ray_sets,
-    window_of,
-)
+from ueloc_core.radio.cube import load_cube, window_of
+from ueloc_core.radio.radio_map import build_radio_map, outdoor_mask, ray_sets
 from ueloc_core.radio.ray_tracing import Plane, RayTracer, Transmitter
 from ueloc_core.radio.schemas import RadioMapSchema, empty_sectors
 from ueloc_core.radio.sites import build_sites, load_sectors, site_search_window
@@ -33,8 +28,9 @@ from ueloc_core.units import free_space_gain_db
 
 pytestmark = pytest.mark.slow
 
-# The same rays on the same scene: Dr.Jit adds them up in any order, in single precision.
-SAME_DB = 0.01
+# The same rays on the same scene: Dr.Jit adds them up in any order, in single precision;
+# what is stored may fall to the next step of 0.02 dB.
+SAME_DB = 0.021
 # The same rays around a site that lies elsewhere: single precision moves their hits by fractions
 # of a millimetre, so that one now and then falls to the other side of a wall's or cell's edge.
 MOVED_DB = 0.1
@@ -75,7 +71,7 @@ class Town:
         sectors = self.sectors if sectors is None else sectors
         out.mkdir(exist_ok=True)
         build_radio_map(self.city, tile, scene or self.scene(tile), sectors, out, belief=belief)
-        return load_radio_map(out)
+        return load_cube(out)
 
     def moved(self, folder, tile, shift_m):
         """The same town elsewhere: its features and sectors shifted, nothing traced yet."""
@@ -358,7 +354,7 @@ def test_maps_compose_over_the_seam_of_two_tiles(town, line_of_sight, tmp_path):
 
 
 def test_the_store_says_what_it_holds(town):
-    stored = load_radio_map(town.folder / "twin")
+    stored = load_cube(town.folder / "twin")
     for name in ("path_gain_db", "path_gain_se_db", "rsrp_dbm"):
         assert stored[name].attrs["units"]
         assert stored[name].attrs["long_name"]

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from made_up_world import default_atlas
 
 from ueloc_core.errors import RadioError
 from ueloc_core.grid import Window
 from ueloc_core.radio.atlas import MapAtlas
+from ueloc_core.radio.cube import CUBE_STORE, make_cube, write_cube
+from ueloc_core.units import power_per_resource_element_dbm
+
+ELEMENT_POWER_DBM = power_per_resource_element_dbm(46.0, 273)
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +81,14 @@ def stored(atlas, folder, sector_ids, names):
     table = atlas.sectors[atlas.sectors.sector_id.isin(sector_ids)]
     table.to_parquet(folder / "sectors.parquet", index=False)
     chosen = [atlas.index_of[n] for n in names]
-    dims = ("sector", "y", "x")
-    cube = xr.Dataset(
-        {
-            "path_gain_db": (dims, atlas.rsrp_dbm[chosen]),
-            "path_gain_se_db": (dims, atlas.rsrp_se_db[chosen]),
-            "rsrp_dbm": (dims, atlas.rsrp_dbm[chosen]),
-        },
-        coords={
-            "sector": np.array(names, dtype=np.int64),
-            "column": ("sector", [atlas.windows[i].column for i in chosen]),
-            "row": ("sector", [atlas.windows[i].row for i in chosen]),
-        },
-        attrs={"cell_m": 4.0},
-    )
-    cube.to_zarr(folder / "radio_map.zarr", zarr_format=3, consolidated=False)
+    n = round(2 * atlas.city.range_m / atlas.city.grid.cell_m)
+    layers = {
+        "path_gain_db": atlas.rsrp_dbm[chosen].reshape(-1, n, n) - ELEMENT_POWER_DBM,
+        "path_gain_se_db": atlas.rsrp_se_db[chosen].reshape(-1, n, n),
+    }
+    windows = [atlas.windows[i] for i in chosen]
+    cube = make_cube(atlas.city, atlas.sectors.iloc[chosen], windows, layers, {})
+    write_cube(cube, folder / CUBE_STORE)
     return folder
 
 
@@ -105,8 +101,11 @@ def test_stored_tiles_compose_in_order_of_sectors(atlas, tmp_path):
     loaded = MapAtlas.load(atlas.city, {}, tiles, tiles)
     assert loaded.sectors.sector_id.tolist() == [10, 11, 12, 31, 52]
     chosen = [atlas.index_of[s] for s in loaded.sectors.sector_id]
-    np.testing.assert_array_equal(loaded.rsrp_dbm, atlas.rsrp_dbm[chosen])
-    np.testing.assert_array_equal(loaded.rsrp_se_db, atlas.rsrp_se_db[chosen])
+    half_a_step = 0.01 + 1e-5
+    np.testing.assert_allclose(loaded.rsrp_dbm, atlas.rsrp_dbm[chosen], rtol=0, atol=half_a_step)
+    np.testing.assert_allclose(
+        loaded.rsrp_se_db, atlas.rsrp_se_db[chosen], rtol=0, atol=half_a_step
+    )
     assert loaded.windows == tuple(atlas.windows[i] for i in chosen)
 
 

@@ -1,29 +1,21 @@
-"""Ray sets, local means, and the cube's store."""
+"""Ray sets and local means."""
 
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from made_up_world import default_atlas
-from pyproj import CRS
 
 from ueloc_core.city import load_city
-from ueloc_core.errors import RadioError, StoreError
+from ueloc_core.errors import RadioError
 from ueloc_core.grid import Window
-from ueloc_core.radio import radio_map
 from ueloc_core.radio.radio_map import (
     combine_ray_sets,
-    load_radio_map,
     local_mean,
     outdoor_mask,
-    power_per_resource_element_dbm,
     ray_sets,
-    window_of,
 )
-from ueloc_core.radio.schemas import RadioMapSchema
 
 GAINS = hnp.arrays(np.float64, (3, 4, 5), elements=st.floats(1e-15, 1e-5))
 
@@ -113,14 +105,6 @@ def test_powers_that_no_receiver_hears_are_none():
     assert local_mean(gain, np.ones((5, 5), dtype=bool), 3).max() == 0
 
 
-def test_power_of_a_resource_element():
-    """46 dBm over 273 x 12 subcarriers; three dB more are three dB more."""
-    assert power_per_resource_element_dbm(46.0, 273) == pytest.approx(10.8466, abs=1e-4)
-    assert power_per_resource_element_dbm(46.0, 1) == pytest.approx(46 - 10.7918, abs=1e-4)
-    louder = power_per_resource_element_dbm(np.array([43.0, 46.0]), 273)
-    assert louder[1] - louder[0] == 3
-
-
 def test_no_two_ray_sets_of_a_city_are_alike():
     city = load_city("helsinki")
     config = city.ray_tracing.model_copy(update={"ray_sets": 6})
@@ -149,56 +133,3 @@ def test_outdoor_mask_is_the_footprint_where_it_is_known():
     assert seen.sum() == seen.size - 1
     assert not seen[2 + 1, 3 + 2]
     assert outdoor_mask(context, Window(500, 500, 4, 4, 4.0)).all()
-
-
-@pytest.fixture(scope="module")
-def cube():
-    """A cube of two sectors with made-up gains."""
-    atlas = default_atlas()
-    gain = atlas.rsrp_dbm[:2] - 10.85
-    windows = list(atlas.windows[:2])
-    sectors = atlas.sectors.iloc[:2]
-    names = sectors.sector_id.tolist()
-    errors = list(atlas.rsrp_se_db[:2])
-    return radio_map._cube(atlas.city, sectors, "twin", names, windows, list(gain), errors)
-
-
-def test_the_store_is_zarr_v3_with_units_and_crs(cube, tmp_path):
-    radio_map._write(cube, tmp_path / "radio_map.zarr")
-    loaded = load_radio_map(tmp_path)
-    xr.testing.assert_identical(loaded, cube)
-    RadioMapSchema.validate(loaded)
-    store = zarr.open_group(tmp_path / "radio_map.zarr", mode="r")
-    assert store.metadata.zarr_format == 3
-    assert store["rsrp_dbm"].chunks == (1, cube.sizes["y"], cube.sizes["x"])
-    for name, units in (("path_gain_db", "dB"), ("path_gain_se_db", "dB"), ("rsrp_dbm", "dBm")):
-        assert loaded[name].attrs["units"] == units
-        assert loaded[name].attrs["long_name"]
-    crs = CRS.from_cf(loaded.spatial_ref.attrs)
-    assert crs.to_epsg() == int(default_atlas().city.crs_code.removeprefix("EPSG:"))
-    assert {"cell_m", "seed", "belief", "sionna_rt", "attribution"} <= set(loaded.attrs)
-
-
-def test_windows_come_back(cube):
-    for index in range(2):
-        assert window_of(cube, index) == default_atlas().windows[index]
-
-
-def test_rsrp_is_gain_plus_power(cube):
-    offset = (cube.rsrp_dbm - cube.path_gain_db).values
-    np.testing.assert_allclose(offset[np.isfinite(offset)], 10.8466, atol=1e-3)
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "metadata"])
-def test_a_corrupt_store_names_its_file(cube, tmp_path, damage):
-    path = tmp_path / "radio_map.zarr"
-    if damage != "missing":
-        radio_map._write(cube, path)
-    if damage == "truncated":
-        chunk = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-        chunk.write_bytes(chunk.read_bytes()[:50])
-    if damage == "metadata":
-        (path / "zarr.json").write_text("{")
-    with pytest.raises(StoreError, match="radio_map.zarr") as error:
-        load_radio_map(tmp_path)
-    assert "Materialize" in str(error.value)

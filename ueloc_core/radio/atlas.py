@@ -15,7 +15,8 @@ from ueloc_core.city import City
 from ueloc_core.errors import RadioError
 from ueloc_core.geodata.context import load_context
 from ueloc_core.grid import Window
-from ueloc_core.radio.radio_map import load_radio_map, window_of
+from ueloc_core.radio.cube import load_cube, window_of
+from ueloc_core.radio.cube_layers import RSRP
 from ueloc_core.radio.sites import load_sectors
 
 
@@ -81,7 +82,8 @@ class MapAtlas:
         """
         tables, cubes = [], []
         for name in sorted(radio_maps):
-            table, cube = load_sectors(sites[name]), load_radio_map(radio_maps[name])
+            table = load_sectors(sites[name])
+            cube = load_cube(radio_maps[name], (RSRP, "path_gain_se_db"))
             if sorted(table.sector_id) != sorted(cube.sector.values.tolist()):
                 raise RadioError(
                     "radio map and sites name different sectors",

@@ -14,19 +14,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from pyproj import CRS
 from scipy.ndimage import uniform_filter
-from zarr.codecs import ZstdCodec
 
 from ueloc_core.city import City
-from ueloc_core.errors import RadioError, StoreError
+from ueloc_core.errors import RadioError
 from ueloc_core.geodata.context import load_context
 from ueloc_core.geodata.terrain import load_terrain
 from ueloc_core.grid import Tile, Window
+from ueloc_core.radio.cube import CUBE_STORE, make_cube, write_cube
 from ueloc_core.radio.ray_tracing import Plane, RaySet, Surface, Trace, Transmitter, trace
-from ueloc_core.units import SUBCARRIERS_PER_RB
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 Belief = Literal["twin", "world"]
 Progress = Callable[[int, int, str], None]
@@ -36,11 +34,6 @@ Progress = Callable[[int, int, str], None]
 _LATTICE_STEP = 0.07
 _DB_PER_NEPER = 10.0 / math.log(10.0)
 _SMALLEST_GAIN = 1e-18  # -180 dB: diffraction returns vanishing powers that no receiver hears
-
-
-def power_per_resource_element_dbm(power_dbm: Any, resource_blocks: int) -> Any:
-    """Power of one resource element [dBm] of a sector's total power [dBm]."""
-    return power_dbm - 10.0 * math.log10(SUBCARRIERS_PER_RB * resource_blocks)
 
 
 def build_radio_map(
@@ -53,7 +46,7 @@ def build_radio_map(
     belief: Belief,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trace the sectors that a tile owns and write ``radio_map.zarr`` and ``preview.png``.
+    """Trace the sectors that a tile owns and write `CUBE_STORE` and ``preview.png``.
 
     Parameters
     ----------
@@ -90,8 +83,14 @@ def build_radio_map(
         if progress is not None:
             site_id = int(of_site.site_id.iloc[0])
             progress(done + 1, len(sites), f"{tile.name}, {belief}: site {site_id}")
-    cube = _cube(city, sectors, belief, names, windows, gains, errors)
-    _write(cube, out / "radio_map.zarr")
+    n = round(2 * city.range_m / city.grid.cell_m)
+    layers = {
+        "path_gain_db": np.array(gains, dtype=np.float32).reshape(-1, n, n),
+        "path_gain_se_db": np.array(errors, dtype=np.float32).reshape(-1, n, n),
+    }
+    traced = sectors.set_index("sector_id").loc[names].reset_index()
+    cube = make_cube(city, traced, windows, layers, _provenance(city, belief))
+    stored_bytes = write_cube(cube, out / CUBE_STORE)
     _preview(cube, out / "preview.png")
     hit = cube.path_gain_db.notnull()
     return {
@@ -99,41 +98,10 @@ def build_radio_map(
         "covered_share": float(hit.mean()) if names else None,
         "median_se_db": _median(cube.path_gain_se_db.values),
         "median_rsrp_dbm": _median(cube.rsrp_dbm.values),
-        "megabytes": cube.nbytes / 1e6,
+        "megabytes": stored_bytes / 1e6,
+        "bytes_per_sector": stored_bytes / len(names) if names else None,
         "belief": belief,
     }
-
-
-def load_radio_map(folder: Path) -> xr.Dataset:
-    """The cube of one tile, as `RadioMapSchema`.
-
-    Raises
-    ------
-    StoreError
-        If the store is missing or corrupt.
-    """
-    path = folder / "radio_map.zarr"
-    try:
-        with xr.open_zarr(path, consolidated=False, chunks=None) as cube:
-            loaded: xr.Dataset = cube.load()
-            return loaded
-    except Exception as error:
-        raise StoreError(
-            f"radio map cannot be read ({error})",
-            where=str(path),
-            remedy="Materialize the tile's radio_map again.",
-        ) from error
-
-
-def window_of(cube: xr.Dataset, index: int) -> Window:
-    """Window of one sector of a cube."""
-    return Window(
-        int(cube.column[index]),
-        int(cube.row[index]),
-        cube.sizes["x"],
-        cube.sizes["y"],
-        float(cube.attrs["cell_m"]),
-    )
 
 
 def ray_sets(city: City, belief: Belief, site_id: int) -> list[RaySet]:
@@ -273,74 +241,13 @@ def outdoor_mask(context: xr.Dataset, window: Window) -> NDArray[np.bool_]:
     return open_land
 
 
-def _cube(
-    city: City,
-    sectors: pd.DataFrame,
-    belief: Belief,
-    names: list[int],
-    windows: list[Window],
-    gains: list[NDArray[np.float32]],
-    errors: list[NDArray[np.float32]],
-) -> xr.Dataset:
-    n = round(2 * city.range_m / city.grid.cell_m)
-    shape = (len(names), n, n)
-    gain = np.array(gains, dtype=np.float32).reshape(shape)
-    error = np.array(errors, dtype=np.float32).reshape(shape)
-    power = sectors.set_index("sector_id").power_dbm.loc[names].to_numpy(dtype=float)
-    element_dbm = power_per_resource_element_dbm(power, city.radio.resource_blocks)
-    dims = ("sector", "y", "x")
-    mapping = {"grid_mapping": "spatial_ref"}
-
-    def layer(values: NDArray[np.float32], units: str, name: str) -> tuple[Any, ...]:
-        return dims, values, {"units": units, "long_name": name, **mapping}
-
-    return xr.Dataset(
-        {
-            "path_gain_db": layer(gain, "dB", "local mean path gain to an isotropic receiver"),
-            "path_gain_se_db": layer(error, "dB", "standard error of the path gain"),
-            "rsrp_dbm": layer(
-                (gain + element_dbm[:, None, None]).astype(np.float32),
-                "dBm",
-                "synchronisation-signal reference signal received power",
-            ),
-        },
-        coords={
-            "sector": ("sector", np.array(names, dtype=np.int64), {"long_name": "sector_id"}),
-            "column": (
-                "sector",
-                np.array([w.column for w in windows], dtype=np.int64),
-                {"long_name": "easting of the window's lower-left corner", "units": "grid cells"},
-            ),
-            "row": (
-                "sector",
-                np.array([w.row for w in windows], dtype=np.int64),
-                {"long_name": "northing of the window's lower-left corner", "units": "grid cells"},
-            ),
-            "spatial_ref": ((), 0, CRS.from_user_input(city.crs_code).to_cf()),
-        },
-        attrs={
-            "crs": city.crs_code,
-            "cell_m": city.grid.cell_m,
-            "frequency_hz": city.radio.frequency_hz,
-            "height_above_ground_m": city.ray_tracing.terminal_height_m,
-            "seed": city.seed,
-            "belief": belief,
-            "ray_sets": city.ray_tracing.ray_sets,
-            "rays_per_sector": city.ray_tracing.rays_per_sector,
-            "sionna_rt": importlib.metadata.version("sionna-rt"),
-            "attribution": "(c) OpenStreetMap contributors, ODbL 1.0",
-        },
-    )
-
-
-def _write(cube: xr.Dataset, path: Path) -> None:
-    n = cube.sizes["y"]
-    encoding = {
-        name: {"chunks": (1, n, n), "compressors": [ZstdCodec(level=3)]}
-        for name in cube.data_vars
-        if cube.sizes["sector"]
+def _provenance(city: City, belief: Belief) -> dict[str, Any]:
+    return {
+        "belief": belief,
+        "ray_sets": city.ray_tracing.ray_sets,
+        "rays_per_sector": city.ray_tracing.rays_per_sector,
+        "sionna_rt": importlib.metadata.version("sionna-rt"),
     }
-    cube.to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
 
 
 def _median(values: NDArray[np.floating[Any]]) -> float | None:

@@ -7,6 +7,8 @@ import pandera.xarray as px
 import xarray as xr
 from pandera.typing import Series
 
+from ueloc_core.radio.cube_layers import DIMS, LAYERS, REQUIRED, RSRP
+
 SITE_SOURCES = ("rooftop", "hexagonal", "street", "file", "osm")
 
 
@@ -56,45 +58,55 @@ class SectorSchema(pa.DataFrameModel):
         add_missing_columns = True
 
 
-def _se_only_where_gain(cube: xr.Dataset) -> bool:
-    return not bool((cube.path_gain_se_db.notnull() & cube.path_gain_db.isnull()).any())
+def _only_where_gain(cube: xr.Dataset) -> bool:
+    known = cube.path_gain_db.notnull()
+    values = [cube[name] for name in LAYERS if name in cube and LAYERS[name].step is not None]
+    return not any(
+        bool((layer.notnull() & ~known).any()) for layer in values if layer.name != "line_of_sight"
+    )
 
 
 def _rsrp_follows_gain(cube: xr.Dataset) -> bool:
-    offset = (cube.rsrp_dbm - cube.path_gain_db).values
-    offset = offset[np.isfinite(offset)]
-    return offset.size == 0 or bool(np.ptp(offset) < 100)
+    excess = cube.rsrp_dbm - cube.path_gain_db - cube.element_power_dbm
+    return not bool((abs(excess) > _TOLERANCE_DB).any()) and bool(
+        (cube.rsrp_dbm.isnull() == cube.path_gain_db.isnull()).all()
+    )
 
+
+def _first_arrival_is_first(cube: xr.Dataset) -> bool:
+    if not {"first_arrival_ns", "mean_delay_ns"} <= set(cube):
+        return True
+    step_ns = LAYERS["mean_delay_ns"].step
+    return not bool((cube.first_arrival_ns > cube.mean_delay_ns + step_ns).any())
+
+
+_TOLERANCE_DB = 1e-3  # single precision
+_OF_SECTOR = {"sector": np.int64, "column": np.int64, "row": np.int64}
 
 RadioMapSchema = px.DatasetSchema(
     data_vars={
-        "path_gain_db": px.DataVar(
-            dtype=np.float32,
-            dims=("sector", "y", "x"),
-            checks=px.Check.in_range(-300, 20),
-            nullable=True,
-        ),
-        "path_gain_se_db": px.DataVar(
-            dtype=np.float32,
-            dims=("sector", "y", "x"),
-            checks=px.Check.in_range(0, 100),
-            nullable=True,
-        ),
-        "rsrp_dbm": px.DataVar(
-            dtype=np.float32,
-            dims=("sector", "y", "x"),
-            checks=px.Check.in_range(-400, 60),
-            nullable=True,
+        **{
+            name: px.DataVar(
+                dtype=layer.read_dtype,
+                dims=DIMS,
+                checks=px.Check.in_range(layer.lowest, layer.highest),
+                nullable=True,
+                required=name in REQUIRED,
+            )
+            for name, layer in LAYERS.items()
+        },
+        RSRP: px.DataVar(
+            dtype=np.float32, dims=DIMS, checks=px.Check.in_range(-400, 60), nullable=True
         ),
     },
     coords={
-        "sector": px.Coordinate(dtype=np.int64, dims=("sector",)),
-        "column": px.Coordinate(dtype=np.int64, dims=("sector",)),
-        "row": px.Coordinate(dtype=np.int64, dims=("sector",)),
+        **{name: px.Coordinate(dtype=kind, dims=("sector",)) for name, kind in _OF_SECTOR.items()},
+        "element_power_dbm": px.Coordinate(dtype=np.float64, dims=("sector",)),
     },
     checks=[
-        px.Check(_se_only_where_gain, error="path_gain_se_db stands only where path_gain_db does"),
-        px.Check(_rsrp_follows_gain, error="rsrp_dbm is path_gain_db plus the sector's power"),
+        px.Check(_only_where_gain, error="what is known stands only where path_gain_db does"),
+        px.Check(_rsrp_follows_gain, error="rsrp_dbm is path_gain_db plus element_power_dbm"),
+        px.Check(_first_arrival_is_first, error="mean_delay_ns is not before first_arrival_ns"),
     ],
     name="radio_map",
 )
