@@ -25,6 +25,7 @@ from ueloc_core.geodata.overpass import (
     download_extract,
     geocode_bbox,
 )
+from ueloc_core.geodata.masts import MAST_TAGS
 from ueloc_core.geodata.repair import FEATURE_KEYS, read_elements
 from ueloc_core.geodata.sources import local_source, source_label, source_path
 from ueloc_core.synthetic import synthetic_city
@@ -101,7 +102,10 @@ def test_the_query_asks_for_every_kind_of_feature_with_its_members(server, city)
     for key in FEATURE_KEYS:
         for kind in ("node", "way", "relation"):
             assert f"{kind}['{key}'](poly:" in query
-    assert query.count("(._;>;)") == 3 * (len(FEATURE_KEYS) + 1)
+    masts = [value if isinstance(value, list) else [value] for value in MAST_TAGS.values()]
+    assert query.count("(._;>;)") == 3 * (len(FEATURE_KEYS) + 1 + sum(map(len, masts)))
+    assert "['man_made'='mast']" in query
+    assert "['communication:mobile_phone']" in query
 
 
 def test_a_cached_extract_is_taken_without_a_request(server, city):

@@ -24,6 +24,7 @@ from osmium.osm import mutable
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
+from ueloc_core.geodata.masts import MAST_TAGS
 from ueloc_core.geodata.osmnx_session import Server, osmnx_session
 from ueloc_core.geodata.repair import FEATURE_KEYS, Bbox
 
@@ -31,6 +32,7 @@ Progress = Callable[[int, int], None]
 
 _TAGS: dict[str, bool | str | list[str]] = {
     **dict.fromkeys(FEATURE_KEYS, True),
+    **MAST_TAGS,
     "type": "multipolygon",  # old-style multipolygons carry their tags on the outer way
 }
 _MEMBER = {"node": "n", "way": "w", "relation": "r"}
