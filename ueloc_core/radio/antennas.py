@@ -88,7 +88,7 @@ class Antenna:
             )
         if min(self.rows, self.columns) < 1:
             raise RadioError(f"{self.rows} rows of {self.columns} elements", where=where)
-        if not min(self.vertical_spacing, self.horizontal_spacing) > 0:
+        if not (self.vertical_spacing > 0 and self.horizontal_spacing > 0):
             raise RadioError("the spacing of elements must be above 0 wavelengths", where=where)
 
     @property
@@ -108,7 +108,7 @@ ANTENNAS: dict[str, Antenna] = {
         Antenna("tr38901"),
         Antenna("iso", pattern="iso"),
         Antenna("column8", polarization="slant", rows=8, vertical_spacing=0.8),
-        Antenna("panel8x8", polarization="slant", rows=8, columns=8),
+        Antenna("panel8x8", polarization="slant", rows=8, columns=8, vertical_spacing=0.8),
     )
 }
 """Antennas by name. ``column8`` is a passive sector antenna (8 rows, ±45 degrees, as TR 38.901,
