@@ -62,6 +62,18 @@ def test_the_shipped_cities_load():
         ({"terrain": {"kind": "file"}}, ["terrain.path is needed"]),
         ({"terrain": {"step_m": 10}}, ["terrain.step_m = 10", "multiple of", "grid.cell_m = 4"]),
         ({"bbox": [20.0, 60.0, 27.0, 65.0]}, ["bbox spans", "100 km at most"]),
+        ({"bbox": [24.9, 60.1, 24.900000001, 60.100000001]}, ["bbox", "no area"]),
+        ({"bbox": [24.9, 60.1, 24.900000000000002, 60.2]}, ["bbox", "no area"]),
+        ({"bbox": [24.1, 60.1, 24.9, 60.9], "tiles": {"size_m": 256}}, ["tiles.size_m = 256"]),
+        ({"window": {"size_m": 2e6}}, ["grid.cell_m", "window.size_m = 2e+06", "at most"]),
+        (
+            {"bbox": [24.1, 60.1, 24.9, 60.5], "terrain": {"step_m": 4}},
+            ["terrain.step_m makes", "10000 at most"],
+        ),
+        ({"tiles": {"size_m": 1e300}}, ["grid cells", "tiles.size_m = 1e+300"]),
+        ({"crs": "EPSG:3857"}, ["crs = 'EPSG:3857'", "wrong by 100.9%", "1% at most"]),
+        ({"crs": "EPSG:32640"}, ["crs = 'EPSG:32640'", "give 'utm'"]),
+        ({"crs": "EPSG:32701"}, ["crs = 'EPSG:32701'", "give 'utm'"]),
         ({"crs": "EPSG:4326"}, ["crs = 'EPSG:4326'", "metres"]),
         ({"crs": "EPSG:99999"}, ["crs = 'EPSG:99999'", "utm"]),
         ({"source": {"kind": "file"}}, ["source.path", "'file'"]),
@@ -113,6 +125,20 @@ def test_a_missing_key_is_named(tmp_path, key):
 def test_what_is_no_city_file_at_all(tmp_path, content, told):
     with pytest.raises(CityError, match=told):
         load_city(_write(tmp_path, content))
+
+
+def test_a_folder_is_no_city_file(tmp_path):
+    (tmp_path / "somewhere.yaml").mkdir()
+    with pytest.raises(CityError, match=r"somewhere\.yaml: it cannot be read .Is a directory"):
+        load_city(tmp_path / "somewhere.yaml")
+
+
+def test_only_some_of_many_tiles_are_named(tmp_path):
+    bbox = [24.9, 60.1, 25.2, 60.3]
+    city = load_city(_write(tmp_path, {**MINIMAL, "bbox": bbox}))
+    with pytest.raises(CityError) as caught:
+        city.tile("e1n1")
+    assert f"and {len(city.tile_list) - 20} more" in caught.value.remedy
 
 
 def test_bytes_that_are_no_text(tmp_path):

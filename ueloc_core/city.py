@@ -8,12 +8,13 @@ partitions when its definitions load.
 import functools
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pyproj import CRS, Transformer
+from pyproj import CRS, Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
@@ -38,7 +39,11 @@ from ueloc_core.grid import BLOCK_CELLS, Tile, Window, sector_window, tiles_over
 CITIES_DIR = Path(__file__).resolve().parent.parent / "cities"
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where it is built
 GROUND_MARGIN_M = 200.0
-LARGEST_M = 100_000.0
+SMALLEST_M, LARGEST_M = 1.0, 100_000.0
+LARGEST_STRETCH = 0.01
+LARGEST_TILES = 50_000
+LARGEST_SIDE = 10_000  # of a scene's raster, and of the lattice of the ground
+_SHOWN = 20
 SPLITS = ("train", "validation", "calibration", "test")
 
 
@@ -80,10 +85,7 @@ class City(Section):
                 f"terrain.step_m = {self.terrain.step_m:g} must be a multiple of "
                 f"grid.cell_m = {self.grid.cell_m:g}"
             )
-        if (size := max(self.extent_m)) > LARGEST_M:
-            raise ValueError(
-                f"bbox spans {size / 1000:.0f} km; a city spans {LARGEST_M / 1000:.0f} km at most"
-            )
+        self._check_size()
         known = set(self.tile_names)
         unknown = [
             f"splits.{split}: {name}"
@@ -93,9 +95,47 @@ class City(Section):
         ]
         if unknown:
             raise ValueError(
-                f"unknown tiles ({'; '.join(unknown)}); this bbox has {', '.join(sorted(known))}"
+                f"unknown tiles ({_some(unknown, '; ')}); this bbox has {_some(sorted(known))}"
             )
         return self
+
+    def _check_size(self) -> None:
+        """Refuse what no computer holds, and a CRS in which a metre is not a metre here."""
+        true_m = _sides_m(self.bbox)
+        if min(true_m) < SMALLEST_M:
+            raise ValueError(f"bbox = {list(self.bbox)} has no area: it is less than a metre wide")
+        if (size := max(true_m)) > LARGEST_M:
+            raise ValueError(
+                f"bbox spans {size / 1000:.0f} km; a city spans {LARGEST_M / 1000:.0f} km at most"
+            )
+        south_west, south_east, north_east, north_west = self.area_m
+        drawn_m = (
+            (math.dist(south_west, south_east) + math.dist(north_west, north_east)) / 2,
+            (math.dist(south_west, north_west) + math.dist(south_east, north_east)) / 2,
+        )
+        stretches = [abs(drawn / true - 1) for drawn, true in zip(drawn_m, true_m, strict=True)]
+        if not all(stretch <= LARGEST_STRETCH for stretch in stretches):
+            raise ValueError(
+                f"crs = '{self.crs}' is wrong by {max(stretches):.1%} of a length in this bbox; "
+                f"give 'utm' or one made for the place ({LARGEST_STRETCH:.0%} at most)"
+            )
+        tiles = math.prod(math.ceil(side / self.tiles.size_m) + 1 for side in self.extent_m)
+        if tiles > LARGEST_TILES:
+            raise ValueError(
+                f"tiles.size_m = {self.tiles.size_m:g} cuts this bbox into {tiles} tiles, more "
+                f"than {LARGEST_TILES}; make the tiles larger or the bbox smaller"
+            )
+        scene_m = self.tiles.size_m + 2 * (self.range_m + GROUND_MARGIN_M)
+        for key, count in (
+            ("grid.cell_m", scene_m / self.grid.cell_m),
+            ("terrain.step_m", (max(self.extent_m) + scene_m) / self.terrain.step_m),
+        ):
+            if count > LARGEST_SIDE:
+                raise ValueError(
+                    f"{key} makes {count:.3g} grid cells a side with tiles.size_m = "
+                    f"{self.tiles.size_m:g} and window.size_m = {self.window.size_m:g}; "
+                    f"{LARGEST_SIDE} at most"
+                )
 
     @functools.cached_property
     def crs_code(self) -> str:
@@ -169,7 +209,7 @@ class City(Section):
         raise CityError(
             f"unknown tile '{name}'",
             where=self.name,
-            remedy=f"Known: {', '.join(self.tile_names)}.",
+            remedy=f"Known: {_some(self.tile_names)}.",
         )
 
     def scene_window(self, tile: Tile) -> Window:
@@ -230,6 +270,22 @@ def _check_bbox(west: float, south: float, east: float, north: float) -> None:
         raise ValueError(f"{box} has no area; west < east and south < north are needed")
 
 
+def _sides_m(bbox: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Mean width and height of a bounding box on the ellipsoid [m]."""
+    west, south, east, north = bbox
+    sides = Geod(ellps="WGS84").inv(
+        (west, west, west, east), (south, north, south, south),
+        (east, east, west, east), (south, north, north, north),
+    )[2]  # fmt: skip
+    return (sides[0] + sides[1]) / 2, (sides[2] + sides[3]) / 2
+
+
+def _some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return separator.join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 @functools.cache
 def _transformer(source: str, target: str) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
@@ -278,7 +334,9 @@ def load_city(source: str | Path) -> City:
         raise CityError(
             "no such city file", where=str(path), remedy=f"Cities there: {known}."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CityError(f"it cannot be read ({error.strerror})", where=str(path)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CityError(f"not valid YAML ({error})", where=str(path)) from error
     if not isinstance(content, dict):
         raise CityError("a city file is a mapping of keys", where=str(path))
@@ -296,6 +354,7 @@ def load_city(source: str | Path) -> City:
         update={
             "source": _absolute(city.source, path.parent),
             "terrain": _absolute(city.terrain, path.parent),
+            "site_plan": _absolute(city.site_plan, path.parent),
         }
     )
 
