@@ -26,8 +26,13 @@ from torch import Tensor
 from ueloc_core.city_sections import MeasurementConfig, RadioConfig
 from ueloc_core.measurement.reports import MISSING, SS_RSRP, SS_RSRQ, SS_SINR, QuantisedField
 from ueloc_core.measurement.schemas import SLOTS
-from ueloc_core.radio.link import cqi_thresholds_db
-from ueloc_core.units import SUBCARRIERS_PER_RB, noise_per_resource_element_dbm
+from ueloc_core.radio.link import (
+    cqi_thresholds_db,
+    interference_mw,
+    received_power_mw,
+    rsrq_db,
+)
+from ueloc_core.units import noise_per_resource_element_dbm
 
 _NOWHERE_DBM = -400.0
 _OPEN_END = 1e4  # an open bin's edge: finite, so that gradients stay so
@@ -36,7 +41,6 @@ _TABLE_STEP_DB = 0.25
 _TABLE_PARTS = 4  # nodes that are averaged within a step
 _TABLE_TOP_DBM = -10.0
 _KERNEL_REACH = 4.0  # standard deviations
-_SUBCARRIERS_DB = 10.0 * math.log10(SUBCARRIERS_PER_RB)
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,7 @@ class MeasurementModel:
         )
         mean = torch.nn.functional.conv1d(padded, kernel[None, None])[:, 0]
         return QualityTable(
-            reported_mw=self.load * level_mw.sum(dim=1) + self.noise_mw,
+            reported_mw=self._received_mw(level_mw.sum(dim=1)),
             log_prob=mean.clamp_min(1e-30).log() + peak,
             first_dbm=self._first_total_dbm,
         )
@@ -339,14 +343,20 @@ class MeasurementModel:
         level = level.nan_to_num(0.0)[:, None, :]
         interference = self.interference_dbm(total_dbm, level_mw[:, None, :])
         sinr_db = level - interference
-        log_prob = log_code(SS_RSRQ, reports.rsrq[:, None, :], _rsrq(level, total_dbm), sigma)
+        log_prob = log_code(SS_RSRQ, reports.rsrq[:, None, :], rsrq_db(level, total_dbm), sigma)
         log_prob = log_prob + log_code(SS_SINR, reports.sinr[:, None, :], sinr_db, sigma)
         return log_prob.sum(dim=2) + self._log_cqi(reports.cqi[:, None], sinr_db[:, :, 0])
 
     def interference_dbm(self, total_dbm: Tensor, level_mw: Tensor) -> Tensor:
         """Interference and noise [dBm] that a sector meets within a total power [dBm]."""
-        rest = 10 ** (total_dbm / 10) - self.load * level_mw
-        return 10.0 * rest.clamp_min(self.noise_mw).log10()
+        rest: Tensor = interference_mw(
+            10 ** (total_dbm / 10), level_mw, load=self.load, noise_mw=self.noise_mw
+        )
+        return 10.0 * rest.log10()
+
+    def _received_mw(self, levels_mw: Tensor) -> Tensor:
+        received: Tensor = received_power_mw(levels_mw, load=self.load, noise_mw=self.noise_mw)
+        return received
 
     def _log_cqi(self, cqi: Tensor, sinr_db: Tensor) -> Tensor:
         end = torch.tensor([_OPEN_END])
@@ -363,7 +373,8 @@ class MeasurementModel:
         `unreported_mw` has shape (report, ...).
         """
         known = table.reported_mw.reshape(-1, *([1] * (unreported_mw.ndim - 1)))
-        return 10.0 * (known + self.load * unreported_mw).log10()
+        total: Tensor = received_power_mw(unreported_mw, load=self.load, noise_mw=known)
+        return 10.0 * total.log10()
 
     def quality_log_prob(self, table: QualityTable, unreported_mw: Tensor) -> Tensor:
         """Log-probability of the quality fields, shape of `unreported_mw` (report, ...).
@@ -477,12 +488,11 @@ class MeasurementModel:
         silent = torch.ones(count, mapped_mw.shape[1] + 1, dtype=torch.bool)
         silent.scatter_(1, torch.where(heard, slots, mapped_mw.shape[1]), value=False)
         unreported = (mapped_mw * silent[:, :-1]).sum(dim=1)
-        total = 10.0 * (
-            self.load * (level_mw.sum(dim=1) + unreported) + self.noise_mw
-        ).log10() + config.interference_sigma_db * normal(count)
+        total = 10.0 * self._received_mw(level_mw.sum(dim=1) + unreported).log10()
+        total = total + config.interference_sigma_db * normal(count)
         sinr_db = level - self.interference_dbm(total[:, None], level_mw)
         sigma = config.quality_sigma_db
-        rsrq = _encode(SS_RSRQ, _rsrq(level, total[:, None]) + sigma * normal(count, SLOTS))
+        rsrq = _encode(SS_RSRQ, rsrq_db(level, total[:, None]) + sigma * normal(count, SLOTS))
         sinr = _encode(SS_SINR, sinr_db + sigma * normal(count, SLOTS))
         cqi = torch.bucketize(sinr_db[:, 0] + sigma * normal(count), self._cqi_edges, right=True)
         return ReportBatch(
@@ -498,11 +508,6 @@ def _milliwatts(reports: ReportBatch) -> Tensor:
     """Decoded levels [mW], 0 in empty slots, shape (report, slot)."""
     level = reports.level_dbm.nan_to_num(_NOWHERE_DBM)
     return torch.where(reports.heard, 10 ** (level / 10), 0.0)
-
-
-def _rsrq(level_dbm: Tensor, total_dbm: Tensor) -> Tensor:
-    """RSRQ [dB] = N_RB x RSRP / RSSI (TS 38.215, 5.1.3), the RSSI being 12 N_RB x the total."""
-    return level_dbm - total_dbm - _SUBCARRIERS_DB
 
 
 def _encode(field: QuantisedField, value: Tensor) -> Tensor:
