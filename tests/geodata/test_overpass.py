@@ -25,9 +25,9 @@ from ueloc_core.geodata.overpass import (
     download_extract,
     geocode_bbox,
 )
-from ueloc_core.geodata.masts import MAST_TAGS
 from ueloc_core.geodata.repair import FEATURE_KEYS, read_elements
 from ueloc_core.geodata.sources import local_source, source_label, source_path
+from ueloc_core.geodata.tags import MAST_TAGS
 from ueloc_core.synthetic import synthetic_city
 
 

@@ -35,6 +35,8 @@ PARSERS = (parse_length_m, parse_levels, parse_angle_deg, parse_direction_deg)
         ("ca. 20 m", 20.0),
         ("3;4", 3.5),
         ("3, 4", 3.5),
+        ("12;", 12.0),
+        (";", None),
         ("10-12", 11.0),
         ("10\u201312 m", 11.0),
         ("10 to 12", 11.0),

@@ -17,17 +17,9 @@ import shapely
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata.tags import Tags, parse_length_m, read_first
+from ueloc_core.geodata.tags import MAST_TAGS, Tags, parse_length_m, read_first
 
 MASTS_FILE = "masts.parquet"
-
-MAST_TAGS: dict[str, bool | str | list[str]] = {
-    "man_made": ["mast", "tower", "communications_tower", "antenna"],
-    "telecom": ["antenna", "bts", "base_station", "mast", "tower"],
-    "tower:type": "communication",
-    "communication:mobile_phone": True,
-}
-"""Keys and values of what may be a telecom mast, as OSMnx asks for features."""
 
 MAST_CLASSES = ("mast", "tower", "communications_tower", "antenna", "structure")
 

@@ -24,9 +24,9 @@ from osmium.osm import mutable
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata.masts import MAST_TAGS
 from ueloc_core.geodata.osmnx_session import Server, osmnx_session
 from ueloc_core.geodata.repair import FEATURE_KEYS, Bbox
+from ueloc_core.geodata.tags import MAST_TAGS
 
 Progress = Callable[[int, int], None]
 

@@ -15,6 +15,14 @@ MAX_LEVELS = 200.0
 
 Tags = Mapping[str, Any]
 
+MAST_TAGS: dict[str, bool | str | list[str]] = {
+    "man_made": ["mast", "tower", "communications_tower", "antenna"],
+    "telecom": ["antenna", "bts", "base_station", "mast", "tower"],
+    "tower:type": "communication",
+    "communication:mobile_phone": True,
+}
+"""Keys and values of what may be a telecom mast, as OSMnx asks for features."""
+
 _FOOT_M = 0.3048
 _INCH_M = 0.0254
 _UNITS_M = {"cm": 0.01, "mm": 0.001}
@@ -125,7 +133,8 @@ def _mean(text: object, parse: Callable[[str], float | None]) -> float | None:
     whole = parse(plain)
     if whole is not None:
         return whole
-    values = [parse(item.strip()) for item in _SEPARATORS.split(_RANGE.sub(";", plain))]
+    items = (item.strip() for item in _SEPARATORS.split(_RANGE.sub(";", plain)))
+    values = [parse(item) for item in items if item]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
