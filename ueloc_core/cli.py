@@ -186,6 +186,56 @@ def export(city: City, store_url: str | None, tile: str, out: Path | None) -> No
     click.echo("(c) OpenStreetMap contributors, ODbL", err=True)
 
 
+@main.command("export-map")
+@_city_option
+@_store_option
+@click.option(
+    "--layer",
+    default="rsrp_dbm",
+    show_default=True,
+    help="Layer of the radio maps, or best_server (an unknown one lists them).",
+)
+@click.option(
+    "--sector",
+    "sector_id",
+    type=int,
+    help="A sector (see 'ueloc sectors'). [default: the strongest one of each grid cell]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="GeoTIFF file to write (.tif).",
+)
+def export_map(
+    city: City, store_url: str | None, layer: str, sector_id: int | None, output: Path
+) -> None:
+    """Write a layer of the radio maps as a GeoTIFF.
+
+    Without --sector, the file covers the city, and each grid cell shows its strongest sector.
+
+    \b
+    Examples:
+      ueloc export-map --city helsinki -o rsrp.tif
+      ueloc export-map --city helsinki --layer first_arrival_ns --sector 101 -o delay.tif
+    """  # noqa: D301, click reads the escape
+    from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
+    from ueloc_core.radio import export as maps  # noqa: PLC0415
+    from ueloc_core.radio.mosaic import open_mosaic  # noqa: PLC0415
+
+    maps.check_ending(output)
+    store = _store(store_url)
+    keys = {tile: ArtifactKey(city.name, "radio_map", tile) for tile in city.tile_names}
+    folders = {tile: store.require(key).path for tile, key in keys.items()}
+    if sector_id is None:
+        raster = maps.best_layer(open_mosaic(city, folders), layer)
+    else:
+        raster = maps.sector_layer(city, folders, layer, sector_id)
+    click.echo(maps.export_layer(raster, output))
+    click.echo("(c) OpenStreetMap contributors, ODbL", err=True)
+
+
 @main.command()
 @click.argument("city_name", metavar="CITY")
 @click.option("--refresh", is_flag=True, help="Download again, however old the extract is.")

@@ -8,7 +8,6 @@ import numpy as np
 import shapely
 import xarray as xr
 from numpy.typing import NDArray
-from pyproj import CRS
 from rasterio import Affine
 from rasterio.features import rasterize
 from zarr.codecs import ZstdCodec
@@ -16,6 +15,7 @@ from zarr.codecs import ZstdCodec
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
 from ueloc_core.geodata.buildings import MATERIALS
+from ueloc_core.geodata.georeference import grid_coordinates
 from ueloc_core.geodata.schemas import (
     BUILDING_KINDS,
     GROUND_MATERIALS,
@@ -98,11 +98,7 @@ def build_context(
     }
     context = xr.Dataset(
         {name: (("y", "x"), values, _ATTRIBUTES[name]) for name, values in layers.items()},
-        coords={
-            "x": ("x", window.x_centres_m, _axis("x", "easting")),
-            "y": ("y", window.y_centres_m, _axis("y", "northing")),
-            "spatial_ref": ((), np.int64(0), _grid_mapping(city, window)),
-        },
+        coords=grid_coordinates(city.crs_code, window),
         attrs={
             "title": "context of a scene",
             "crs": city.crs_code,
@@ -204,25 +200,6 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "vegetation": {"units": "1", "long_name": "vegetation", **_codes(VEGETATION), **_GRID},
     "in_area": {"units": "1", "long_name": "inside the area of the city", **_GRID},
 }
-
-
-def _axis(name: str, direction: str) -> dict[str, str]:
-    return {
-        "units": "m",
-        "long_name": f"{direction} of the centre of the grid cell",
-        "standard_name": f"projection_{name}_coordinate",
-    }
-
-
-def _grid_mapping(city: City, window: Window) -> dict[str, Any]:
-    x0, y0, _, _ = window.bounds_m
-    cell_m = window.cell_m
-    return {
-        **CRS.from_user_input(city.crs_code).to_cf(),
-        "units": "1",
-        "long_name": "coordinate reference system",
-        "GeoTransform": f"{x0} {cell_m} 0 {y0} 0 {cell_m}",
-    }
 
 
 def _burn(geometries: Any, values: Any, window: Window, dtype: str) -> NDArray[Any]:

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from pyproj import CRS
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.codecs import BloscCodec
 
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError, StoreError
+from ueloc_core.geodata.georeference import grid_mapping
 from ueloc_core.grid import Window
 from ueloc_core.radio.cube_layers import DIMS, LAYERS, REQUIRED, RSRP, Layer
 from ueloc_core.units import power_per_resource_element_dbm
@@ -154,15 +154,16 @@ def open_cube(folder: Path) -> xr.Dataset:
         stored = xr.open_dataset(path, engine="zarr", chunks=None, cache=False, consolidated=False)
         coords = stored.coords.to_dataset().load()
         variables = {
-            name: _lazy(stored[name].variable, layer)
+            name: _lazy(_LayerArray(path, stored[name].variable, layer), stored[name].attrs)
             for name, layer in LAYERS.items()
             if name in stored or name in REQUIRED
         }
+        gain = stored["path_gain_db"].variable
+        power_dbm = coords.element_power_dbm.values
     except Exception as error:
         raise _unreadable(path, error) from error
-    gain = stored["path_gain_db"].variable
-    power_dbm = coords.element_power_dbm.values
-    variables[RSRP] = _lazy(gain, LAYERS["path_gain_db"], power_dbm, _RSRP_ATTRIBUTES)
+    level = _LayerArray(path, gain, LAYERS["path_gain_db"], power_dbm)
+    variables[RSRP] = _lazy(level, _RSRP_ATTRIBUTES)
     return xr.Dataset(variables, coords.coords, stored.attrs)
 
 
@@ -182,11 +183,10 @@ def load_cube(folder: Path, layers: Collection[str] | None = None) -> xr.Dataset
         If the store is missing or corrupt, or has no such layer.
     """
     cube = open_cube(folder)
-    try:
-        wanted = cube if layers is None else cube[list(layers)]
-        loaded: xr.Dataset = wanted.load()
-    except Exception as error:
-        raise _unreadable(folder / CUBE_STORE, error) from error
+    wanted = [str(name) for name in cube.data_vars] if layers is None else list(layers)
+    if missing := [name for name in wanted if name not in cube]:
+        raise _unreadable(folder / CUBE_STORE, f"it has no layer {', '.join(missing)}")
+    loaded: xr.Dataset = cube[wanted].load()
     return loaded
 
 
@@ -206,12 +206,14 @@ class _LayerArray(BackendArray):
 
     def __init__(
         self,
+        path: Path,
         variable: xr.Variable,
-        dtype: np.dtype[Any],
+        layer: Layer,
         added: NDArray[np.float64] | None = None,
     ) -> None:
         self.shape = variable.shape
-        self.dtype = dtype
+        self.dtype = layer.read_dtype
+        self._path = path
         self._variable = variable
         self._added = added
 
@@ -220,26 +222,23 @@ class _LayerArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        values = self._variable[key].values
+        try:
+            values = self._variable[key].values
+        except Exception as error:
+            raise _unreadable(self._path, error) from error
         if self._added is not None:
             added = np.asarray(self._added[key[0]])
             values = values + added.reshape(added.shape + (1,) * (values.ndim - added.ndim))
         return values.astype(self.dtype)
 
 
-def _lazy(
-    variable: xr.Variable,
-    layer: Layer,
-    added: NDArray[np.float64] | None = None,
-    attrs: Mapping[str, Any] | None = None,
-) -> xr.Variable:
-    array = indexing.LazilyIndexedArray(_LayerArray(variable, layer.read_dtype, added))
-    return xr.Variable(DIMS, array, dict(variable.attrs if attrs is None else attrs))
+def _lazy(array: BackendArray, attrs: Mapping[str, Any]) -> xr.Variable:
+    return xr.Variable(DIMS, indexing.LazilyIndexedArray(array), dict(attrs))
 
 
-def _unreadable(path: Path, error: Exception) -> StoreError:
+def _unreadable(path: Path, problem: Exception | str) -> StoreError:
     return StoreError(
-        f"radio map cannot be read ({error})",
+        f"radio map cannot be read ({problem})",
         where=str(path),
         remedy="Materialize the tile's radio_map again.",
     )
@@ -294,15 +293,7 @@ def _coordinates(
             element_dbm,
             {"long_name": "transmit power per resource element", "units": "dBm"},
         ),
-        "spatial_ref": (
-            (),
-            np.int64(0),
-            {
-                **CRS.from_user_input(city.crs_code).to_cf(),
-                "long_name": "coordinate reference system",
-                "units": "1",
-            },
-        ),
+        "spatial_ref": ((), np.int64(0), grid_mapping(city.crs_code)),
     }
 
 

@@ -1,22 +1,15 @@
 """A scene for other programs: GLB for viewers, GeoTIFF for geographic information systems."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 import trimesh
-import xarray as xr
-from rasterio import Affine
 from trimesh.visual.material import PBRMaterial
 
 from ueloc_core.errors import SceneError
 from ueloc_core.geodata.context import load_context
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from ueloc_core.geodata.georeference import geotiff_bytes, replace_file
 
 _COLOURS = {  # red, green, blue of a material by role and name
     "walls-concrete": (189, 183, 172),
@@ -81,7 +74,7 @@ def export_glb(scene_folder: Path, target: Path) -> Path:
         whole.add_geometry(mesh, node_name=path.stem, geom_name=path.stem)
     place = json.loads((scene_folder / "scene.json").read_text(encoding="utf-8"))
     whole.metadata.update({key: place[key] for key in ("crs", "origin_m", "attribution")})
-    _replace(target, whole.export(file_type="glb"))
+    replace_file(target, whole.export(file_type="glb"))
     return target
 
 
@@ -109,49 +102,6 @@ def export_geotiffs(scene_folder: Path, target: Path) -> list[Path]:
     files = []
     for name, layer in context.data_vars.items():
         path = target / f"{name}.tif"
-        _replace(path, geotiff_bytes(layer, context.attrs["crs"], context.attrs["cell_m"]))
+        replace_file(path, geotiff_bytes(layer))
         files.append(path)
     return files
-
-
-def geotiff_bytes(layer: xr.DataArray, crs_code: str, cell_m: float) -> bytes:
-    """One layer (y, x; row 0 in the south) as a GeoTIFF, its classes named in the tags."""
-    values: NDArray[Any] = np.ascontiguousarray(layer.values[::-1])
-    west = float(layer.x[0]) - cell_m / 2
-    north = float(layer.y[-1]) + cell_m / 2
-    tags = {
-        key: str(layer.attrs[key])
-        for key in ("long_name", "flag_values", "flag_meanings")
-        if key in layer.attrs
-    }
-    with rasterio.MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff",
-            height=values.shape[0],
-            width=values.shape[1],
-            count=1,
-            dtype=values.dtype,
-            crs=crs_code,
-            transform=Affine(cell_m, 0, west, 0, -cell_m, north),
-            compress="deflate",
-            tiled=True,
-        ) as target:
-            target.write(values, 1)
-            target.set_band_description(1, str(layer.name))
-            target.set_band_unit(1, str(layer.attrs.get("units", "1")))
-            target.update_tags(**tags, attribution="OpenStreetMap contributors, ODbL 1.0")
-        return bytes(memory.read())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file aside and move it into its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise SceneError(
-            f"cannot write ({error})", where=str(path), remedy="Choose another --out, or make room."
-        ) from error

@@ -1,0 +1,227 @@
+"""Layers of radio maps as GeoTIFF: the right value at the right place on Earth."""
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.warp
+import xarray as xr
+import yaml
+from click.testing import CliRunner
+from made_up_cubes import level_dbm, level_in, one_sector_a_tile, store_tiles, write_tiles
+from made_up_world import made_up_city
+
+from ueloc_core.city import load_city
+from ueloc_core.cli import main
+from ueloc_core.errors import RadioError, UelocError
+from ueloc_core.radio.export import BEST_SERVER, best_layer, export_layer, sector_layer
+from ueloc_core.radio.mosaic import open_mosaic
+
+TILES = ("e3013n52125", "e3014n52125", "e3015n52128")
+HALF_A_STEP = 0.01 + 1e-4
+
+
+@pytest.fixture(scope="module")
+def city():
+    return made_up_city()
+
+
+@pytest.fixture(scope="module")
+def sectors(city):
+    return one_sector_a_tile(city, TILES)
+
+
+@pytest.fixture(scope="module")
+def folders(city, sectors, tmp_path_factory):
+    return write_tiles(city, sectors, tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture(scope="module")
+def mosaic(city, folders):
+    return open_mosaic(city, folders)
+
+
+def lowest_id_first(sectors):
+    return list(sectors.sort_values("sector_id").itertuples())
+
+
+def strongest(city, sectors):
+    """RSRP of the strongest sector and its identity over the city, by hand."""
+    rows = lowest_id_first(sectors)
+    levels = np.stack([level_in(city, row, city.window_cells) for row in rows])
+    levels[np.isnan(levels)] = -np.inf
+    ids = np.array([row.sector_id for row in rows])[levels.argmax(axis=0)]
+    best = levels.max(axis=0)
+    return np.where(np.isinf(best), np.nan, best), np.where(np.isinf(best), 0, ids)
+
+
+def test_a_sector_comes_back_from_its_file_in_its_place(city, sectors, folders, tmp_path):
+    """Values are looked up through longitude and latitude, at the centres of grid cells."""
+    row = next(sectors.itertuples())
+    window = city.trace_window(row.x_m, row.y_m)
+    layer = sector_layer(city, folders, "rsrp_dbm", row.sector_id)
+    path = export_layer(layer, tmp_path / "rsrp.tif")
+    level = level_dbm(city, row)
+    with rasterio.open(path) as raster:
+        assert raster.crs == city.crs_code
+        assert raster.transform.e == -4.0  # north up
+        assert raster.bounds == pytest.approx(window.bounds_m)
+        assert np.isnan(raster.nodata)
+        assert raster.units == ("dBm",)
+        assert raster.descriptions == ("rsrp_dbm",)
+        assert "OpenStreetMap" in raster.tags()["attribution"]
+        np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
+        rng = np.random.default_rng(0)
+        i, j = rng.integers(0, window.rows, (2, 50))
+        lon, lat = city.to_lonlat(window.x_centres_m[j], window.y_centres_m[i])
+        x_m, y_m = rasterio.warp.transform("EPSG:4326", raster.crs, lon, lat)
+        # within half a cell: a point 0.49 cells off the centre is still in the same pixel
+        for shift_m in (0.0, 0.49 * 4, -0.49 * 4):
+            points = zip(np.add(x_m, shift_m), np.add(y_m, shift_m), strict=True)
+            (values,) = np.array(list(raster.sample(points))).T
+            np.testing.assert_allclose(values, level[i, j], rtol=0, atol=HALF_A_STEP)
+
+
+def test_nodata_is_where_nothing_is_known(city, sectors, folders, tmp_path):
+    layer = sector_layer(city, folders, "first_arrival_ns", 29)
+    with rasterio.open(export_layer(layer, tmp_path / "delay.tif")) as raster:
+        masked = raster.read(1, masked=True)[::-1]
+        assert raster.units == ("ns",)
+    unknown = np.zeros(masked.shape, dtype=bool)
+    unknown[::9, ::11] = True
+    np.testing.assert_array_equal(masked.mask, unknown)
+
+
+def test_the_strongest_sector_city_wide(city, sectors, mosaic, tmp_path):
+    level, ids = strongest(city, sectors)
+    with rasterio.open(export_layer(best_layer(mosaic, "rsrp_dbm"), tmp_path / "r.tif")) as raster:
+        assert raster.bounds == pytest.approx(city.window_cells.bounds_m)
+        np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
+    with rasterio.open(export_layer(best_layer(mosaic, BEST_SERVER), tmp_path / "b.tif")) as raster:
+        assert raster.nodata == 0
+        named = raster.read(1)[::-1]
+    clear = strongest_by_a_step(city, sectors)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(named[clear], ids[clear])
+    assert set(np.unique(named)) == {0, 28, 29, 30}
+
+
+def strongest_by_a_step(city, sectors):
+    """Where rounding cannot change which sector is the strongest."""
+    rows = lowest_id_first(sectors)
+    levels = np.stack([level_in(city, row, city.window_cells) for row in rows])
+    levels[np.isnan(levels)] = -1e3
+    levels.sort(axis=0)
+    return (levels[-1] - levels[-2] > 0.05) | (levels[-1] == -1e3)
+
+
+def test_any_layer_of_the_strongest_sector(city, mosaic):
+    """The delay of each grid cell is that of the sector that serves there."""
+    delay, served = best_layer(mosaic, "first_arrival_ns"), best_layer(mosaic, BEST_SERVER)
+    whole = mosaic.first_arrival_ns.load()
+    index = np.searchsorted(mosaic.sector.values, served.values)
+    wanted = np.take_along_axis(whole.values, index[None] % 3, axis=0)[0]
+    np.testing.assert_array_equal(delay, np.where(served.values == 0, np.nan, wanted))
+    hits = best_layer(mosaic, "ray_hits")
+    assert hits.dtype == np.uint32
+    assert (hits.values[served.values == 0] == 0).all()
+
+
+def test_the_strongest_of_a_part_is_the_part_of_the_strongest(mosaic):
+    part = {"y": slice(5, 60), "x": slice(11, 70)}
+    for layer in ("rsrp_dbm", BEST_SERVER):
+        xr.testing.assert_equal(
+            best_layer(mosaic.isel(part), layer).drop_vars("spatial_ref"),
+            best_layer(mosaic, layer).isel(part).drop_vars("spatial_ref"),
+        )
+
+
+def test_a_layer_of_ones_own_is_written_where_it_belongs(city, mosaic, tmp_path):
+    """Any raster that keeps the coords of the mosaic, such as a difference."""
+    first, last = (mosaic.rsrp_dbm.isel(sector=k, drop=True).load() for k in (0, 2))
+    margin = np.fmax(first, last).rename("margin_db").assign_attrs(units="dB")
+    with rasterio.open(export_layer(margin, tmp_path / "margin.tiff")) as raster:
+        assert raster.bounds == pytest.approx(city.window_cells.bounds_m)
+        np.testing.assert_array_equal(raster.read(1)[::-1], margin)
+        assert raster.descriptions == ("margin_db",)
+
+
+def test_an_export_replaces_and_repeats_itself(mosaic, tmp_path):
+    path = tmp_path / "made" / "map.tif"
+    layer = best_layer(mosaic, "rsrp_dbm")
+    content = export_layer(layer, path).read_bytes()
+    path.write_bytes(b"old")
+    assert export_layer(layer, path).read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["map.tif"]
+    with pytest.raises(UelocError, match="cannot write"):
+        export_layer(layer, path / "below.tif")
+
+
+def test_what_is_unknown_is_named(city, folders, mosaic, tmp_path):
+    with pytest.raises(RadioError, match=r"unknown layer 'gain'.*path_gain_db.*best_server"):
+        best_layer(mosaic, "gain")
+    with pytest.raises(RadioError, match=r"unknown layer 'best_server'.*path_gain_db"):
+        sector_layer(city, folders, BEST_SERVER, 30)
+    with pytest.raises(RadioError, match=r"unknown sector 31.*ueloc sectors --city made_up"):
+        sector_layer(city, folders, "rsrp_dbm", 31)
+    with pytest.raises(RadioError, match=r"not as '\.png'"):
+        export_layer(best_layer(mosaic, "rsrp_dbm"), tmp_path / "map.png")
+
+
+@pytest.fixture(scope="module")
+def place(city, tmp_path_factory):
+    """Options of the command that name a city and a store with cubes of all its tiles."""
+    folder = tmp_path_factory.mktemp("place")
+    content = city.model_dump(
+        mode="json", include={"name", "bbox", "tiles", "window"}, exclude_unset=True
+    ) | {"source": {"kind": "file", "path": "made_up.osm"}}
+    (folder / "made_up.yaml").write_text(yaml.safe_dump(content))
+    loaded = load_city(folder / "made_up.yaml")
+    assert loaded.window_cells == city.window_cells
+    store_tiles(loaded, one_sector_a_tile(loaded, TILES), str(folder / "store"))
+    return ["--city", str(folder / "made_up.yaml"), "--store", str(folder / "store")]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["export-map", *map(str, arguments)])
+
+
+def test_the_command_writes_the_city_and_a_sector(city, sectors, place, tmp_path):
+    done = run(*place, "-o", tmp_path / "city.tif")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "city.tif")
+    assert "OpenStreetMap" in done.stderr
+    with rasterio.open(tmp_path / "city.tif") as raster:
+        level, _ = strongest(city, sectors)
+        np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
+    done = run(*place, "--layer", "ray_hits", "--sector", 28, "-o", tmp_path / "hits.tif")
+    assert done.exit_code == 0, done.output
+    with rasterio.open(tmp_path / "hits.tif") as raster:
+        row = sectors.iloc[2]
+        assert raster.bounds == pytest.approx(city.trace_window(row.x_m, row.y_m).bounds_m)
+        assert raster.read(1)[-2, 5] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--layer", "gain", "-o", "a.tif"], ["unknown layer 'gain'", "rsrp_dbm", "best_server"]),
+        (["--layer", "gain", "--sector", "30", "-o", "a.tif"], ["unknown layer 'gain'"]),
+        (["--sector", "7", "-o", "a.tif"], ["unknown sector 7", "ueloc sectors"]),
+        (["-o", "a.png"], ["'.png'", ".tif"]),
+    ],
+)
+def test_the_command_names_what_is_wrong(place, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    result = run(*place, *options)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_traced_says_what_to_run(tmp_path):
+    result = run("--city", "helsinki", "--store", tmp_path / "empty", "-o", tmp_path / "a.tif")
+    assert result.exit_code == 2
+    assert "has not been computed" in result.stderr
