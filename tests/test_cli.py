@@ -78,7 +78,8 @@ def assert_one_line(result, *words):
 def test_help_explains_itself():
     overview = run("--help")
     assert overview.exit_code == 0
-    for command in ("localize", "sectors", "cities", "report", "export-map", "download", "new-city"):
+    commands = ("localize", "sectors", "cities", "report", "export-map", "download", "new-city")
+    for command in commands:
         assert command in overview.stdout
         assert run(command, "--help").exit_code == 0
     details = run("localize", "-h").stdout
