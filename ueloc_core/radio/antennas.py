@@ -111,8 +111,9 @@ ANTENNAS: dict[str, Antenna] = {
         Antenna("panel8x8", polarization="slant", rows=8, columns=8, vertical_spacing=0.8),
     )
 }
-"""Antennas by name. ``column8`` is a passive sector antenna (8 rows, ±45 degrees, as TR 38.901,
-table 7.8-1 stacks elements) and ``panel8x8`` an active one, whose sector is covered by beams."""
+"""Antennas by name. ``column8`` is a passive sector antenna of 8 rows, ±45 degrees; ``panel8x8``
+an active one, whose sector is covered by beams (`ssb_beams`): all of its columns in phase make
+one beam of 13 degrees. The rows are 0.8 wavelengths apart, as is usual where beams turn little."""
 
 
 def antenna_named(name: str) -> Antenna:
@@ -196,7 +197,7 @@ def tilt_weights(antenna: Antenna, electrical_tilt_deg: float) -> NDArray[np.com
     """Precoding weights of all elements with one phase front, shape (element,), norm 1.
 
     The rows get a phase progression that turns the beam down by the electrical tilt; the columns
-    are in phase. It is the virtualisation of TR 36.897 V13.0.0, 5.2.2, with unit power:
+    are in phase. It is the virtualisation of TR 36.897 (V13.0.0, 5.2), with unit power:
     ``w_m = exp(-j 2 pi m d_V cos(90 deg + tilt)) / sqrt(elements)``.
 
     Parameters
@@ -293,6 +294,8 @@ def field_components(
     direction: NDArray[Any],
 ) -> NDArray[np.complex128]:
     """Far field of a sector's ports: all elements with one phase front (`tilt_weights`).
+
+    More columns make the sector narrower; see `beam_field_components` for other weights.
 
     Parameters
     ----------
