@@ -22,6 +22,7 @@ from ueloc_core.provenance import ArtifactKey
 def sites(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
     """Sectors that the tile owns: position, height, azimuth, downtilt, power and PCI."""
     from ueloc_core.geodata import osm
+    from ueloc_core.geodata.masts import load_masts
     from ueloc_core.geodata.terrain import load_terrain
     from ueloc_core.radio import sites as planning
     from ueloc_core.radio.schemas import SectorSchema
@@ -31,17 +32,21 @@ def sites(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Materia
     extract = artifacts.require(ArtifactKey(city.name, "osm_extract"))
     features = osm.load_features(extract.path, planning.site_search_window(city, tile))
     terrain = load_terrain(extract.path).crop(tile.window)
+    masts = load_masts(extract.path) if city.site_plan.kind == "osm" else None
 
     def compute(out: Path) -> dict[str, Any]:
-        return planning.build_sites(city, tile, features, terrain, out)
+        return planning.build_sites(city, tile, features, terrain, out, masts=masts)
 
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "sites", tile.name),
         compute,
         code_version=planning.CODE_VERSION,
-        params=city.params("bbox", "grid", "tiles", "site_plan", "seed")
-        | {"crs": city.crs_code, "power_dbm": city.radio.power_dbm},
-        inputs={"features": osm.features_digest(features), "terrain": terrain.digest},
+        params=planning.site_plan_params(city),
+        inputs={
+            "features": osm.features_digest(features),
+            "terrain": terrain.digest,
+            "source": planning.site_source_digest(city, masts),
+        },
     )
     checks = [conforms(planning.load_sectors(artifact.path), SectorSchema)]
-    return materialized(artifact, schema=SectorSchema, checks=checks)
+    return materialized(artifact, schema=SectorSchema, preview="preview.png", checks=checks)

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+CellRadio = Literal["NR", "LTE", "UMTS", "CDMA", "GSM"]
+RoadClass = Literal[
+    "path", "service", "residential", "tertiary", "secondary", "primary", "trunk", "motorway"
+]
 
 
 class Section(BaseModel):
@@ -108,17 +112,55 @@ class RadioConfig(Section):
 
 
 class SitePlanConfig(Section):
-    """A seeded plan of rooftop sites near the points of a hexagonal lattice."""
+    """Where the sites of a city come from (docs/sites.md tells which keys each kind uses).
 
-    kind: Literal["rooftop"] = "rooftop"
+    ``rooftop`` puts masts on roofs near the points of a hexagonal lattice, ``hexagonal`` on the
+    points themselves, ``street`` small cells beside roads. ``file`` takes real cells out of the
+    CSV or GeoJSON file ``path`` (a relative path starts at the city file), ``osm`` the telecom
+    masts of the city's extract. Antennas stand ``mast_height_m`` above a roof or
+    ``antenna_height_m`` above ground; what a file or a tag states about a sector goes before
+    what is written here.
+    """
+
+    kind: Literal["rooftop", "hexagonal", "street", "file", "osm"] = "rooftop"
+    path: Path | None = None
     inter_site_distance_m: Annotated[float, Field(ge=50)] = 280.0
     sectors: Annotated[int, Field(ge=1, le=6)] = 3
     mast_height_m: Annotated[float, Field(ge=0.5, le=60)] = 3.0
+    antenna_height_m: Annotated[float, Field(ge=1, le=300)] | None = None
     snap_radius_m: Positive = 80.0
     min_building_height_m: NonNegative = 6.0
     azimuth_deg: float = 30.0
     azimuth_jitter_deg: Annotated[float, Field(ge=0, le=60)] = 15.0
     downtilt_deg: Annotated[float, Field(ge=-30, le=30)] = 8.0
+    electrical_tilt_deg: Annotated[float, Field(ge=-30, le=30)] = 0.0
+    antenna: Annotated[str, Field(min_length=1)] = "tr38901"
+    power_dbm: Annotated[float, Field(ge=-10, le=80)] | None = None
+    spacing_m: Annotated[float, Field(ge=10, le=2000)] = 100.0
+    road_classes: Annotated[tuple[RoadClass, ...], Field(min_length=1)] = (
+        *("residential", "tertiary", "secondary", "primary"),
+    )
+    kerb_m: Annotated[float, Field(ge=0.2, le=9)] = 1.0
+    radios: Annotated[tuple[CellRadio, ...], Field(min_length=1)] = ("NR",)
+    bad_rows: Literal["error", "drop"] = "error"
+    inside_building: Literal["error", "roof"] = "error"
+
+    @model_validator(mode="after")
+    def _file_has_path(self) -> "SitePlanConfig":
+        if self.kind == "file" and self.path is None:
+            raise ValueError("site_plan.path is needed when site_plan.kind is 'file'")
+        return self
+
+    @property
+    def height_above_ground_m(self) -> float:
+        """Height of an antenna that stands on no roof [m].
+
+        By default that of the base stations of TR 38.901, table 7.2-1: 10 m in street canyons
+        (UMi), 25 m otherwise (UMa).
+        """
+        if self.antenna_height_m is not None:
+            return self.antenna_height_m
+        return 10.0 if self.kind == "street" else 25.0
 
 
 class RayTracingConfig(Section):

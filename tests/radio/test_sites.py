@@ -10,12 +10,16 @@ from ueloc_core.errors import RadioError
 from ueloc_core.geodata.osm import build_extract, load_features
 from ueloc_core.geodata.terrain import Terrain, flat_terrain
 from ueloc_core.grid import Tile, Window
-from ueloc_core.radio import sites
 from ueloc_core.radio.schemas import SectorSchema, empty_sectors
+from ueloc_core.radio.site_plans import lattice
 from ueloc_core.radio.sites import build_sites, load_sectors, plan_sectors, site_search_window
 from ueloc_core.synthetic import synthetic_city
 
 PLAN = {"inter_site_distance_m": 70, "snap_radius_m": 25, "mast_height_m": 4.0}
+
+
+def lattice_points(city):
+    return {p[2:4] for t in city.tile_list for p in lattice(city, t, 60.0, jitter=0.1)}
 
 
 def with_tiles(city, size_m):
@@ -101,9 +105,8 @@ def test_a_site_between_two_far_roofs_has_one_owner(city, features):
     config = city.site_plan.model_copy(update={"snap_radius_m": radius_m})
     city = city.model_copy(update={"site_plan": config})
     template = features[features.kind == "building"].iloc[:2].reset_index(drop=True)
-    points = {point[2:4] for tile in city.tile_list for point in sites._lattice(city, tile)}
     found = 0
-    for x_m, y_m in points:
+    for x_m, y_m in lattice_points(city):
         far_m = radius_m - 0.1
         boxes = [
             shapely.box(x_m - far_m - 30, y_m - 5, x_m - far_m, y_m + 5),

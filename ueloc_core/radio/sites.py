@@ -1,43 +1,74 @@
-"""Sites and their sectors: a seeded plan of rooftop sites near a hexagonal lattice.
+"""Sites and their sectors: planned, out of a file, or the masts of OpenStreetMap.
 
-The lattice is anchored at the origin of the CRS and every lattice point is served on its own
-(its draws come from its own indices), so a tile's sites do not depend on how the city is cut.
+Every kind of ``site_plan`` gives a table of antennas; the same rules put all of them on ground
+and roofs. A tile owns the sites that stand on it, and no site depends on how the city is cut.
 """
 
-import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
-import shapely
-import shapely.ops
 
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
+from ueloc_core.geodata.osm import features_digest
 from ueloc_core.geodata.terrain import Terrain
 from ueloc_core.grid import Tile, Window
+from ueloc_core.provenance import digest_file
+from ueloc_core.radio.antenna_places import settle
+from ueloc_core.radio.antennas import antenna_named
 from ueloc_core.radio.schemas import SectorSchema, empty_sectors
+from ueloc_core.radio.site_files import CellFile, read_cells
+from ueloc_core.radio.site_overview import write_site_overview
+from ueloc_core.radio.site_plans import hexagonal_antennas, mast_antennas, rooftop_antennas
+from ueloc_core.radio.site_tables import check_file
+from ueloc_core.radio.street_cells import street_antennas, street_reach_m
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
-_JITTER_SHARE = 0.1
-_EDGE_INSET_M = 1.5
-_HEIGHT_PER_METRE = 0.1  # a metre of height outweighs ten metres of distance
-_NUM_PCI_GROUPS = 336
-_NUMBER_STRIDE = 10_000
+_SHOWN = 20
 
 
 def site_search_window(city: City, tile: Tile) -> Window:
-    """Grid cells around a tile whose buildings decide which sites stand in it."""
-    return tile.window.buffered(2 * city.site_plan.snap_radius_m)
+    """Grid cells around a tile whose features decide which sites stand in it."""
+    plan = city.site_plan
+    reach_m = {"rooftop": 2 * plan.snap_radius_m, "street": street_reach_m(city)}
+    return tile.window.buffered(reach_m.get(plan.kind, 0.0))
+
+
+def site_plan_params(city: City) -> dict[str, Any]:
+    """What of a city decides on its sites, besides files: for a stage's fingerprint."""
+    params = city.params("bbox", "grid", "tiles", "site_plan", "seed")
+    params["site_plan"].pop("path")  # what the file holds counts, not where it lies
+    return params | {"crs": city.crs_code, "power_dbm": city.radio.power_dbm}
+
+
+def site_source_digest(city: City, masts: gpd.GeoDataFrame | None = None) -> str:
+    """Hash of what the sites are read from, ``plan`` where they are planned.
+
+    Raises
+    ------
+    RadioError
+        If the file of cells is missing.
+    """
+    if city.site_plan.kind == "file" and city.site_plan.path is not None:
+        check_file(city.site_plan.path)
+        return digest_file(city.site_plan.path)
+    return "plan" if masts is None else features_digest(masts)
 
 
 def build_sites(
-    city: City, tile: Tile, features: gpd.GeoDataFrame, terrain: Terrain, out: Path
+    city: City,
+    tile: Tile,
+    features: gpd.GeoDataFrame,
+    terrain: Terrain,
+    out: Path,
+    *,
+    masts: gpd.GeoDataFrame | None = None,
 ) -> dict[str, Any]:
-    """Plan the sectors that a tile owns and write ``sectors.parquet``.
+    """Plan or read the sectors that a tile owns; write ``sectors.parquet`` and ``preview.png``.
 
     Parameters
     ----------
@@ -49,19 +80,40 @@ def build_sites(
         The ground under the tile.
     out
         Folder to write to.
+    masts
+        The city's telecom masts (`ueloc_core.geodata.masts`); needed for the kind ``osm``.
+
+    Returns
+    -------
+    Numbers of sites and sectors, their heights, how many values were assumed and how many rows
+    or places were left out. What is known of a file is counted for the whole file.
 
     Raises
     ------
     RadioError
-        If a planned antenna would not stand clear of its building.
+        If an antenna would stand inside a building or under ground, or if a file of cells is
+        wrong, naming the site, file, line and column.
     """
-    sectors = plan_sectors(city, tile, features, terrain)
+    sectors, counts, file = _sectors(city, tile, features, terrain, masts)
     sectors.to_parquet(out / "sectors.parquet", index=False)
-    return {
+    write_site_overview(sectors, features, tile, out / "preview.png")
+    metadata: dict[str, Any] = {
+        "source": city.site_plan.kind,
         "sites": int(sectors.site_id.nunique()),
         "sectors": len(sectors),
         "median_height_m": float(sectors.height_m.median()) if len(sectors) else None,
+        "median_position_sigma_m": (
+            float(sectors.position_sigma_m.median()) if len(sectors) else None
+        ),
+        "assumed_values": _assumed(sectors),
+        "counts": {name: int(count) for name, count in sorted(counts.items())},
     }
+    if file is not None:
+        metadata["file"] = city.site_plan.path.name if city.site_plan.path else ""
+        metadata["file_counts"] = {name: int(count) for name, count in sorted(file.counts.items())}
+        metadata["dropped_rows"] = [str(problem) for problem in file.bad_rows[:_SHOWN]]
+        metadata["ignored_columns"] = file.ignored_columns
+    return metadata
 
 
 def load_sectors(folder: Path) -> pd.DataFrame:
@@ -70,101 +122,64 @@ def load_sectors(folder: Path) -> pd.DataFrame:
 
 
 def plan_sectors(
-    city: City, tile: Tile, features: gpd.GeoDataFrame, terrain: Terrain
+    city: City,
+    tile: Tile,
+    features: gpd.GeoDataFrame,
+    terrain: Terrain,
+    *,
+    masts: gpd.GeoDataFrame | None = None,
 ) -> pd.DataFrame:
-    """Sectors of the sites that stand on a tile, as `SectorSchema`."""
-    plan = city.site_plan
-    buildings = features[features["kind"].isin(["building", "building_part"])]
-    buildings = buildings[buildings["height_m"] >= plan.min_building_height_m]
-    if buildings.empty:
-        return empty_sectors()
-    area = shapely.Polygon(city.area_m)
-    rows: list[dict[str, Any]] = []
-    for column, row, x_m, y_m, azimuth_deg in _lattice(city, tile):
-        mast = _mast(shapely.Point(x_m, y_m), buildings, plan.snap_radius_m)
-        if mast is None:
-            continue
-        point, roof_m = mast
-        if not (tile.owns(point.x, point.y) and area.contains(point)):
-            continue
-        number = row * _NUMBER_STRIDE + column
-        if not 0 < column < _NUMBER_STRIDE:
-            raise RadioError(
-                f"site lattice column {column} does not fit a sector number",
-                where=f"{city.name}: site_plan.inter_site_distance_m",
-                remedy="Use a larger distance or a CRS whose eastings are smaller.",
-            )
-        lon_deg, lat_deg = city.to_lonlat(point.x, point.y)
-        ground_m = float(terrain.height_at(point.x, point.y))
-        # on a steep slope the uphill ground may lie above the roof of a low building
-        elevation_m = max(roof_m, ground_m) + plan.mast_height_m
-        rows.extend(
-            {
-                "sector_id": number * 10 + k,
-                "site_id": number,
-                "tile": tile.name,
-                "x_m": point.x,
-                "y_m": point.y,
-                "height_m": elevation_m - ground_m,
-                "elevation_m": elevation_m,
-                "azimuth_deg": (azimuth_deg + 360.0 * k / plan.sectors) % 360.0,
-                "downtilt_deg": plan.downtilt_deg,
-                "power_dbm": city.radio.power_dbm,
-                "pci": 3 * ((column + 19 * row) % _NUM_PCI_GROUPS) + k % 3,
-                "lon_deg": float(lon_deg),
-                "lat_deg": float(lat_deg),
-            }
-            for k in range(plan.sectors)
-        )
-    if not rows:
-        return empty_sectors()
-    table = pd.DataFrame(rows).sort_values("sector_id", ignore_index=True)
-    validated: pd.DataFrame = SectorSchema.validate(table)
-    return validated
+    """Sectors of the sites that stand on a tile, as `SectorSchema`; see `build_sites`."""
+    return _sectors(city, tile, features, terrain, masts)[0]
 
 
-def _lattice(city: City, tile: Tile) -> list[tuple[int, int, float, float, float]]:
-    """(column, row, x [m], y [m], azimuth [deg]) of the lattice points whose site may be here."""
-    plan = city.site_plan
-    step_m = plan.inter_site_distance_m
-    row_m = step_m * math.sqrt(3) / 2
-    reach_m = plan.snap_radius_m + _JITTER_SHARE * step_m
-    x0, y0, x1, y1 = tile.window.buffered(reach_m).bounds_m
-    points = []
-    for row in range(math.floor(y0 / row_m), math.ceil(y1 / row_m) + 1):
-        shift = 0.5 * (row % 2)
-        for column in range(math.floor(x0 / step_m) - 1, math.ceil(x1 / step_m) + 1):
-            rng = np.random.default_rng([city.seed, row % 2**32, column % 2**32])
-            dx, dy = rng.uniform(-_JITTER_SHARE, _JITTER_SHARE, 2) * step_m
-            turn = rng.uniform(-plan.azimuth_jitter_deg, plan.azimuth_jitter_deg)
-            points.append(
-                (
-                    column,
-                    row,
-                    (column + shift) * step_m + dx,
-                    row * row_m + dy,
-                    plan.azimuth_deg + turn,
-                )
-            )
-    return points
-
-
-def _mast(
-    wanted: shapely.Point, buildings: gpd.GeoDataFrame, radius_m: float
-) -> tuple[shapely.Point, float] | None:
-    """Place on a roof near a wanted point, and the roof's elevation [m]; None without a roof."""
-    near = buildings[buildings.geometry.distance(wanted) <= radius_m]
-    roofs = near.geometry.buffer(-_EDGE_INSET_M)
-    roofs = roofs.where(~roofs.is_empty, near.geometry)
-    distance_m = roofs.distance(wanted)
-    within = distance_m <= radius_m  # of the mast itself, so that `site_search_window` is enough
-    if not within.any():
-        return None
-    score = near["height_m"] - _HEIGHT_PER_METRE * near.geometry.distance(wanted)
-    order = pd.DataFrame({"score": -score, "osm_id": near["osm_id"]})[within].sort_values(
-        ["score", "osm_id"]
+def _sectors(
+    city: City,
+    tile: Tile,
+    features: gpd.GeoDataFrame,
+    terrain: Terrain,
+    masts: gpd.GeoDataFrame | None,
+) -> tuple[pd.DataFrame, Counter[str], CellFile | None]:
+    """Sectors of a tile, counts of what was left out or moved on it, and the file they are of."""
+    antenna_named(city.site_plan.antenna)
+    antennas, counts, file = _antennas(city, tile, features, masts)
+    if antennas.empty:
+        return empty_sectors(), counts, file
+    placed, more = settle(antennas, features, terrain, city)
+    lon_deg, lat_deg = city.to_lonlat(placed["x_m"].to_numpy(), placed["y_m"].to_numpy())
+    placed = placed.assign(tile=tile.name, lon_deg=lon_deg, lat_deg=lat_deg)
+    table = placed[list(SectorSchema.to_schema().columns)]
+    validated: pd.DataFrame = SectorSchema.validate(
+        table.sort_values("sector_id", ignore_index=True)
     )
-    best = order.index[0]
-    point = shapely.ops.nearest_points(roofs.loc[best], wanted)[0]
-    roof_m = float(near["ground_m"].loc[best] + near["height_m"].loc[best])
-    return shapely.Point(point.x, point.y), roof_m
+    return validated, counts + more, file
+
+
+def _antennas(
+    city: City, tile: Tile, features: gpd.GeoDataFrame, masts: gpd.GeoDataFrame | None
+) -> tuple[pd.DataFrame, Counter[str], CellFile | None]:
+    kind = city.site_plan.kind
+    if kind == "file":
+        file = read_cells(city)
+        on_tile = tile.window.contains(file.antennas["x_m"], file.antennas["y_m"])
+        return file.antennas[on_tile].reset_index(drop=True), Counter(), file
+    if kind == "osm":
+        if masts is None:
+            raise RadioError(
+                "the city's telecom masts were not given",
+                where=f"{city.name}: site_plan.kind = osm",
+                remedy="Give those of `ueloc_core.geodata.masts.load_masts`.",
+            )
+        return *mast_antennas(city, tile, masts), None
+    plans = {
+        "rooftop": rooftop_antennas,
+        "hexagonal": hexagonal_antennas,
+        "street": street_antennas,
+    }
+    return *plans[kind](city, tile, features), None
+
+
+def _assumed(sectors: pd.DataFrame) -> dict[str, int]:
+    """How many sectors have a value of each column that no source stated."""
+    names = Counter(name for text in sectors["assumed"] for name in text.split())
+    return dict(sorted(names.items()))
