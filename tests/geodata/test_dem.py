@@ -159,6 +159,69 @@ def test_a_model_without_a_coordinate_system_is_refused(city, tmp_path):
         build_terrain(with_terrain(city, kind="file", path=path))
 
 
+def test_bytes_that_changed_in_a_packed_tile_never_become_heights(city, tmp_path):
+    content = hgt_bytes(pixels())
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("N60E024.hgt", content)
+    for suffix, whole in (
+        (".hgt.zip", (tmp_path / "whole.zip").read_bytes()),
+        (".hgt.gz", gzip.compress(content)),
+    ):
+        damaged = bytearray(whole)
+        middle = len(damaged) // 2
+        damaged[middle : middle + 50] = bytes(50)
+        folder = tmp_path / suffix
+        folder.mkdir()
+        (folder / f"N60E024{suffix}").write_bytes(damaged)
+        with pytest.raises(GeodataError, match=rf"N60E024\{suffix}: .*cannot be read"):
+            build_terrain(with_terrain(city, kind="srtm", path=folder))
+
+
+def write_other(path, **profile):
+    """A GeoTIFF of a level plane around the city that is not quite a model."""
+    kept = {"driver": "GTiff", "height": 60, "width": 60, "count": 1, "dtype": "float32"}
+    place = {"crs": "EPSG:4326", "transform": Affine(0.01, 0, 24.6, 0, -0.01, 60.4)}
+    with rasterio.open(path, "w", **{**kept, **place, **profile}) as target:
+        for band in range(target.count):
+            target.write(np.full((60, 60), 7, target.dtypes[0]), band + 1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ({"count": 3, "dtype": "uint8"}, "bands .uint8, uint8, uint8., not one"),
+        ({"dtype": "complex64"}, "bands .complex64., not one"),
+        ({"transform": Affine(0, 0, 24.6, 0, 0, 60.4)}, "degenerate"),
+        ({"crs": 'LOCAL_CS["site",UNIT["metre",1]]'}, "cannot be read"),
+        ({"transform": Affine(0.01, 0.01, 24.89, 0.01, -0.01, 60.4)}, "covers"),
+        ({"transform": Affine(0.01, 0, 44.6, 0, 0.01, 60.4)}, "covers"),
+    ],
+)
+def test_a_geotiff_that_is_no_elevation_model_is_refused(city, tmp_path, profile, told):
+    path = write_other(tmp_path / "dem.tif", **profile)
+    with pytest.raises(GeodataError, match=rf"dem\.tif.*{told}.*terrain\.kind: flat"):
+        build_terrain(with_terrain(city, kind="file", path=path))
+
+
+def test_a_model_may_be_stored_from_south_to_north(city, tmp_path):
+    step = 1 / PER_DEGREE
+    south_up = Affine(step, 0, WEST - step / 2, 0, step, NORTH - 1 - step / 2)
+    size = {"height": SIZE, "width": SIZE}
+    with rasterio.open(
+        *(tmp_path / "up.tif", "w"),
+        **{"driver": "GTiff", "count": 1, "dtype": "float32", "crs": "EPSG:4326", **size},
+        transform=south_up,
+    ) as target:
+        target.write(pixels()[::-1].astype(np.float32), 1)
+    there = write_tif(tmp_path / "down.tif", pixels())
+    up, down = (
+        build_terrain(with_terrain(city, kind="file", path=path))[0]
+        for path in (tmp_path / "up.tif", there)
+    )
+    np.testing.assert_allclose(up.heights_m, down.heights_m, atol=0.002)
+
+
 def test_a_missing_tile_is_named(city, tmp_path):
     with pytest.raises(GeodataError, match=r"N60E024\.hgt.*UELOC_DEM"):
         build_terrain(with_terrain(city, kind="srtm", path=tmp_path))
@@ -226,13 +289,43 @@ def test_a_tile_is_downloaded_once(city, archive):
 
 
 @pytest.mark.parametrize(
-    "answer", [(404, b"no"), (200, b"<html>"), (200, gzip.compress(b"x" * 999)[:-9])]
+    "answer",
+    [
+        (404, b"no"),
+        (200, b"<html>"),
+        (200, gzip.compress(b"x" * 999)[:-9]),
+        (200, gzip.compress(b"x" * 999)),
+    ],
 )
 def test_a_failed_download_is_told_and_leaves_nothing(city, archive, tmp_path, answer):
     archive.answer = answer
     with pytest.raises(GeodataError, match=r"N60E024 cannot be downloaded.*UELOC_DEM"):
         build_terrain(with_terrain(city, kind="srtm"))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_an_empty_setting_is_none(city, archive, monkeypatch):
+    monkeypatch.setenv("UELOC_DEM", "")
+    archive.answer = (200, gzip.compress(hgt_bytes(pixels())))
+    build_terrain(with_terrain(city, kind="srtm"))
+    assert len(archive.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x/{row}", "http://x/{", "http://x/{0}", "http://x/{tile.a}"]
+)
+def test_an_address_of_tiles_that_is_none(city, archive, monkeypatch, url):
+    monkeypatch.setenv("UELOC_SRTM_URL", url)
+    with pytest.raises(GeodataError, match=r"UELOC_SRTM_URL = .*not the address"):
+        build_terrain(with_terrain(city, kind="srtm"))
+
+
+def test_a_cache_that_cannot_be_written(city, archive, monkeypatch, tmp_path):
+    archive.answer = (200, gzip.compress(hgt_bytes(pixels())))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UELOC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(GeodataError, match=r"cannot be stored.*UELOC_CACHE"):
+        build_terrain(with_terrain(city, kind="srtm"))
 
 
 def test_offline_is_told(city, archive, monkeypatch):

@@ -6,6 +6,8 @@ SRTM is a surface model of 30 or 90 m resolution: part of the height of dense bl
 import gzip
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,14 +18,17 @@ import rasterio
 import rasterio.fill
 import rasterio.merge
 import requests
+from affine import TransformNotInvertibleError
 from numpy.typing import NDArray
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from scipy.ndimage import map_coordinates
 
 from ueloc_core.city import City
 from ueloc_core.errors import GeodataError
+from ueloc_core.geodata.osmnx_session import innermost_reason
 from ueloc_core.geodata.overpass import cache_folder
 from ueloc_core.geodata.terrain import Terrain
 from ueloc_core.provenance import digest, digest_file
@@ -35,6 +40,12 @@ _LOWEST_M, _HIGHEST_M = -500.0, 9000.0  # beyond these a value is a void, whatev
 _REACH_PIXELS = 100
 _MARGIN_PIXELS = 4
 _TIMEOUT_S = 60.0
+_CHUNK_BYTES = 1 << 22
+_UNREADABLE = (
+    *(RasterioError, ProjError, TransformNotInvertibleError),
+    *(OSError, ValueError, OverflowError),
+)
+_HGT_BYTES = frozenset({1201**2 * 2, 3601**2 * 2, 1801 * 3601 * 2})
 _METRES = {"": 1.0, "m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0}
 _FEET = {"ft": 0.3048, "foot": 0.3048, "feet": 0.3048, "us survey foot": 1200 / 3937}
 _REMEDY = (
@@ -65,6 +76,8 @@ def sample_dem(city: City, lattice: Terrain) -> tuple[NDArray[np.float64], dict[
         If a file is missing or broken, in other units, or does not cover the city.
     """
     paths = dem_files(city)
+    for path in paths:
+        _check_packing(path)
     named = ", ".join(path.name for path in paths)
     rows, columns = lattice.heights_m.shape
     x = (lattice.column + np.arange(columns)) * lattice.step_m
@@ -74,9 +87,9 @@ def sample_dem(city: City, lattice: Terrain) -> tuple[NDArray[np.float64], dict[
             models = [stack.enter_context(rasterio.open(_gdal_name(path))) for path in paths]
             to_model = Transformer.from_crs(city.crs_code, _crs(models, named), always_xy=True)
             u, v = to_model.transform(*np.meshgrid(x, y))
-            heights, inverse, scale_m = _read(models, u, v)
             _require_cover(city, models, to_model, named)
-    except (RasterioError, OSError, ValueError) as error:
+            heights, inverse, scale_m = _read(models, u, v)
+    except _UNREADABLE as error:
         raise GeodataError(
             f"the elevation model cannot be read ({error})",
             where=f"{city.name}: terrain, {named}",
@@ -115,8 +128,34 @@ def dem_files(city: City) -> list[Path]:
                 remedy="Correct terrain.path of the city file, or set terrain.kind: flat.",
             )
         return [path]
-    folder = path or (Path(os.environ["UELOC_DEM"]) if "UELOC_DEM" in os.environ else None)
+    given = os.environ.get("UELOC_DEM")
+    folder = path or (Path(given).expanduser() if given else None)
     return [_tile(name, folder) for name in srtm_tiles(city.bbox)]
+
+
+def _check_packing(path: Path) -> None:
+    """Refuse a packed model whose checksum is wrong: GDAL would read heights out of garbage.
+
+    Raises
+    ------
+    GeodataError
+        Naming the file.
+    """
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as packed:
+                if (bad := packed.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{bad} is damaged")  # noqa: TRY301 - one message
+        elif path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                while stream.read(_CHUNK_BYTES):
+                    pass
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise GeodataError(
+            f"the elevation model cannot be read ({error})",
+            where=str(path),
+            remedy="Download it again. " + _REMEDY,
+        ) from error
 
 
 def srtm_tiles(bbox: tuple[float, float, float, float]) -> list[str]:
@@ -149,19 +188,38 @@ def _tile(name: str, folder: Path | None) -> Path:
 
 def _download(name: str, target: Path) -> None:
     """Fetch a tile; only a whole and readable one is kept."""
-    url = os.environ.get("UELOC_SRTM_URL", SRTM_URL).format(band=name[:3], tile=name)
+    pattern = os.environ.get("UELOC_SRTM_URL") or SRTM_URL
+    try:
+        url = pattern.format(band=name[:3], tile=name)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise GeodataError(
+            "not the address of SRTM tiles",
+            where=f"UELOC_SRTM_URL = {pattern}",
+            remedy=f"Give one such as {SRTM_URL}.",
+        ) from error
     try:
         answer = requests.get(url, timeout=_TIMEOUT_S)
         answer.raise_for_status()
-        gzip.decompress(answer.content)
-    except (requests.RequestException, OSError, EOFError) as error:
+        size = len(gzip.decompress(answer.content))
+        if size not in _HGT_BYTES:
+            raise zlib.error(f"it holds {size} bytes")  # noqa: TRY301 - one message for all
+    except (requests.RequestException, zlib.error, OSError, EOFError) as error:
         raise GeodataError(
-            f"the SRTM tile {name} cannot be downloaded ({error})", where=url, remedy=_REMEDY
+            f"the SRTM tile {name} cannot be downloaded ({innermost_reason(error)})",
+            where=url,
+            remedy=_REMEDY,
         ) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{os.getpid()}")
-    aside.write_bytes(answer.content)
-    aside.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(answer.content)
+        aside.replace(target)
+    except OSError as error:
+        raise GeodataError(
+            f"the SRTM tile {name} cannot be stored ({error.strerror})",
+            where=str(target),
+            remedy="Make room there, or set UELOC_CACHE to a folder that can be written.",
+        ) from error
 
 
 def _gdal_name(path: Path) -> str:
@@ -183,6 +241,10 @@ def _read(
     models: Sequence[Any], u: NDArray[np.float64], v: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Any, float]:
     """Pixels around points, NaN where there is none; the inverse transform; metres a unit."""
+    for model in models:
+        if model.count != 1 or np.issubdtype(model.dtypes[0], np.complexfloating):
+            kinds = ", ".join(model.dtypes)
+            raise ValueError(f"it has the bands ({kinds}), not one band of elevations")
     unit = str((models[0].units or ("",))[0] or "").lower()
     scale_m = {**_METRES, **_FEET}.get(unit)
     if scale_m is None:
@@ -215,20 +277,23 @@ def _window(
 
 
 def _require_cover(city: City, models: Sequence[Any], to_model: Any, named: str) -> None:
-    x, y = np.array(city.area_m).T
-    u, v = to_model.transform(x, y)
-    for east, north in zip(u, v, strict=True):
-        if not any(
-            m.bounds.left - m.res[0] <= east <= m.bounds.right + m.res[0]
-            and m.bounds.bottom - m.res[1] <= north <= m.bounds.top + m.res[1]
-            for m in models
-        ):
-            raise GeodataError(
-                f"the elevation model covers {[tuple(m.bounds) for m in models]}, "
-                f"not ({east:.4f}, {north:.4f}) of the city",
-                where=f"{city.name}: terrain, {named}",
-                remedy="Give a model that covers bbox. " + _REMEDY,
-            )
+    """Refuse models that do not reach the corners of the city; a pixel may be missing."""
+    u, v = to_model.transform(*np.array(city.area_m).T)
+    covered = np.zeros(len(u), dtype=bool)
+    for model in models:
+        place = ~model.transform
+        column, row = place.a * u + place.b * v + place.c, place.d * u + place.e * v + place.f
+        covered |= (abs(column - model.width / 2) <= model.width / 2 + 1) & (
+            abs(row - model.height / 2) <= model.height / 2 + 1
+        )
+    if not covered.all():
+        corner = int(np.flatnonzero(~covered)[0])
+        raise GeodataError(
+            f"the elevation model covers {[tuple(m.bounds) for m in models]}, "
+            f"not ({u[corner]:.4f}, {v[corner]:.4f} in its {models[0].crs}) of the city",
+            where=f"{city.name}: terrain, {named}",
+            remedy="Give a model that covers bbox. " + _REMEDY,
+        )
 
 
 def _without_voids(heights: NDArray[np.float64], where: str) -> tuple[NDArray[np.float64], int]:

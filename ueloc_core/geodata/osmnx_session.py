@@ -149,9 +149,9 @@ def osmnx_session(server: Server, **values: Any) -> Iterator[None]:
         waited_s = f"{settings.requests_timeout:g} s"
         raise server.error(f"the server did not answer within {waited_s}") from error
     except requests.ConnectionError as error:
-        raise server.error(f"the server cannot be reached ({_reason(error)})") from error
+        raise server.error(f"the server cannot be reached ({innermost_reason(error)})") from error
     except requests.RequestException as error:
-        raise server.error(f"the answer broke off ({_reason(error)})") from error
+        raise server.error(f"the answer broke off ({innermost_reason(error)})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise server.error(
             "the answer is not what such a server answers (no JSON, or cut off)"
@@ -181,7 +181,7 @@ def _has_slots(server: Server) -> bool:
     return limit is not None and int(limit[1]) > 0
 
 
-def _reason(error: Exception) -> str:
+def innermost_reason(error: Exception) -> str:
     """The innermost reason of a failed request, such as ``Connection refused``."""
     inner: BaseException = error
     while (deeper := inner.__cause__ or inner.__context__) is not None:
