@@ -193,7 +193,7 @@ def export(city: City, store_url: str | None, tile: str, out: Path | None) -> No
     "--layer",
     default="rsrp_dbm",
     show_default=True,
-    help="Layer of the radio maps, or best_server (an unknown one lists them).",
+    help="Layer of the radio maps, or one that follows from them.",
 )
 @click.option(
     "--sector",
@@ -213,25 +213,36 @@ def export_map(
 ) -> None:
     """Write a layer of the radio maps as a GeoTIFF.
 
-    Without --sector, the file covers the city, and each grid cell shows its strongest sector.
+    Layers that the maps hold (rsrp_dbm, first_arrival_ns and the like) are those of a sector;
+    without --sector, the file covers the city, and each grid cell shows its strongest sector.
+    Layers that follow from all sectors (cqi, throughput_mbps and the like) cover the city, or
+    with --sector (sinr_db, rsrq_db) its own window.
 
     \b
     Examples:
       ueloc export-map --city helsinki -o rsrp.tif
       ueloc export-map --city helsinki --layer first_arrival_ns --sector 101 -o delay.tif
+      ueloc export-map --city helsinki --layer throughput_mbps -o rate.tif
     """  # noqa: D301, click reads the escape
     from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
     from ueloc_core.radio import export as maps  # noqa: PLC0415
+    from ueloc_core.radio.atlas import MapAtlas  # noqa: PLC0415
     from ueloc_core.radio.mosaic import open_mosaic  # noqa: PLC0415
 
-    maps.check_ending(output)
     store = _store(store_url)
-    keys = {tile: ArtifactKey(city.name, "radio_map", tile) for tile in city.tile_names}
-    folders = {tile: store.require(key).path for tile, key in keys.items()}
-    if sector_id is None:
-        raster = maps.best_layer(open_mosaic(city, folders), layer)
+
+    def folders(stage: str) -> dict[str, Path]:
+        keys = {tile: ArtifactKey(city.name, stage, tile) for tile in city.tile_names}
+        return {tile: store.require(key).path for tile, key in keys.items()}
+
+    maps.check_ending(output)
+    if layer not in maps.STORED:
+        atlas = MapAtlas.load(city, *map(folders, ("scene", "sites", "radio_map")))
+        raster = maps.derived_layer(city, atlas, layer, sector_id)
+    elif sector_id is None:
+        raster = maps.best_layer(open_mosaic(city, folders("radio_map")), layer)
     else:
-        raster = maps.sector_layer(city, folders, layer, sector_id)
+        raster = maps.sector_layer(city, folders("radio_map"), layer, sector_id)
     click.echo(maps.export_layer(raster, output))
     click.echo("(c) OpenStreetMap contributors, ODbL", err=True)
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from ueloc_core.geodata import context
 from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.radio.cube import CUBE_STORE, make_cube, write_cube
 from ueloc_core.units import power_per_resource_element_dbm
@@ -61,14 +63,31 @@ def write_tiles(city, sectors, folder, **options):
 
 
 def store_tiles(city, sectors, url):
-    """Cubes of all tiles as artifacts of a store."""
-    for tile in city.tile_names:
+    """Scenes without buildings, sites and cubes of all tiles as artifacts of a store."""
+    for name in city.tile_names:
+        window = city.scene_window(city.tile(name))
+        own = sectors[sectors.tile == name].reset_index(drop=True)
+        open_land = {
+            layer: (("y", "x"), np.full(window.shape, layer == "in_area", dtype=np.uint8))
+            for layer in context._ATTRIBUTES
+        }
+        writers = {
+            "scene": lambda out, open_land=open_land: context.write_context(
+                xr.Dataset(open_land), out
+            ),
+            "sites": lambda out, own=own: own.to_parquet(out / "sectors.parquet"),
+            "radio_map": lambda out, name=name: write_cube(
+                cube_of(city, name, sectors), out / CUBE_STORE
+            ),
+        }
+        for stage, write in writers.items():
 
-        def compute(out, tile=tile):
-            return {"bytes": write_cube(cube_of(city, tile, sectors), out / CUBE_STORE)}
+            def compute(out, write=write):
+                write(out)
+                return {}
 
-        key = ArtifactKey(city.name, "radio_map", tile)
-        Store(url).materialize(key, compute, code_version="1", params={}, inputs={})
+            key = ArtifactKey(city.name, stage, name)
+            Store(url).materialize(key, compute, code_version="1", params={}, inputs={})
 
 
 def level_in(city, sector, window):

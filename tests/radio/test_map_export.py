@@ -8,12 +8,18 @@ import xarray as xr
 import yaml
 from click.testing import CliRunner
 from made_up_cubes import level_dbm, level_in, one_sector_a_tile, store_tiles, write_tiles
-from made_up_world import made_up_city
+from made_up_world import default_atlas, made_up_city
 
 from ueloc_core.city import load_city
 from ueloc_core.cli import main
 from ueloc_core.errors import RadioError, UelocError
-from ueloc_core.radio.export import BEST_SERVER, best_layer, export_layer, sector_layer
+from ueloc_core.radio.export import (
+    BEST_SERVER,
+    best_layer,
+    derived_layer,
+    export_layer,
+    sector_layer,
+)
 from ueloc_core.radio.mosaic import open_mosaic
 
 TILES = ("e3013n52125", "e3014n52125", "e3015n52128")
@@ -136,13 +142,55 @@ def test_the_strongest_of_a_part_is_the_part_of_the_strongest(mosaic):
 
 
 def test_a_layer_of_ones_own_is_written_where_it_belongs(city, mosaic, tmp_path):
-    """Any raster that keeps the coords of the mosaic, such as a difference."""
+    """Any raster that keeps the coords of the mosaic, and any part of it."""
     first, last = (mosaic.rsrp_dbm.isel(sector=k, drop=True).load() for k in (0, 2))
-    margin = np.fmax(first, last).rename("margin_db").assign_attrs(units="dB")
-    with rasterio.open(export_layer(margin, tmp_path / "margin.tiff")) as raster:
+    best = np.fmax(first, last).rename("best_dbm").assign_attrs(units="dBm")
+    with rasterio.open(export_layer(best, tmp_path / "best.tiff")) as raster:
         assert raster.bounds == pytest.approx(city.window_cells.bounds_m)
-        np.testing.assert_array_equal(raster.read(1)[::-1], margin)
-        assert raster.descriptions == ("margin_db",)
+        np.testing.assert_array_equal(raster.read(1)[::-1], best)
+        assert raster.descriptions == ("best_dbm",)
+    part = best.isel(y=slice(20, 50), x=slice(7, 33))
+    x0, y0, _, _ = city.window_cells.bounds_m
+    with rasterio.open(export_layer(part, tmp_path / "part.tif")) as raster:
+        wanted = (x0 + 7 * 4, y0 + 20 * 4, x0 + 33 * 4, y0 + 50 * 4)
+        assert raster.bounds == pytest.approx(wanted)
+        np.testing.assert_array_equal(raster.read(1)[::-1], part)
+
+
+@pytest.mark.parametrize("part", [{"x": [3, 4, 6]}, {"y": slice(None, None, -1)}])
+def test_rasters_with_gaps_or_upside_down_are_refused(mosaic, tmp_path, part):
+    raster = mosaic.rsrp_dbm.isel(sector=0, drop=True).isel(part)
+    with pytest.raises(UelocError, match=r"does not grow in steps of 4 m"):
+        export_layer(raster, tmp_path / "map.tif")
+
+
+def test_derived_layers_lie_where_the_maps_lie(tmp_path):
+    atlas = default_atlas()
+    city, sector = atlas.city, 21
+    index = atlas.index_of[sector]
+    rate = derived_layer(city, atlas, "throughput_mbps")
+    with rasterio.open(export_layer(rate, tmp_path / "rate.tif")) as raster:
+        assert raster.bounds == pytest.approx(city.window_cells.bounds_m)
+        assert raster.units == ("Mbit s-1",)
+        np.testing.assert_array_equal(raster.read(1)[::-1], rate)
+    sinr = derived_layer(city, atlas, "sinr_db", sector)
+    with rasterio.open(export_layer(sinr, tmp_path / "sinr.tif")) as raster:
+        assert raster.bounds == pytest.approx(atlas.windows[index].bounds_m)
+        known = raster.read(1, masked=True)[::-1]
+        np.testing.assert_array_equal(known.mask, np.isnan(atlas.rsrp_dbm[index]))
+    cqi = derived_layer(city, atlas, "cqi")
+    with rasterio.open(export_layer(cqi, tmp_path / "cqi.tif")) as raster:
+        masked = raster.read(1, masked=True)[::-1]
+        np.testing.assert_array_equal(masked.mask, np.isnan(atlas.best_server_dbm()))
+        assert masked.min() >= 0
+    with pytest.raises(RadioError, match=r"'sinr_db' is one of a single sector.*snr_db"):
+        derived_layer(city, atlas, "sinr_db")
+    with pytest.raises(RadioError, match="'cqi' is not one of a single sector"):
+        derived_layer(city, atlas, "cqi", sector)
+    with pytest.raises(RadioError, match="unknown sector 7"):
+        derived_layer(city, atlas, "sinr_db", 7)
+    with pytest.raises(RadioError, match=r"unknown layer 'rate'.*rsrp_dbm.*throughput_mbps"):
+        derived_layer(city, atlas, "rate")
 
 
 def test_an_export_replaces_and_repeats_itself(mosaic, tmp_path):
@@ -169,7 +217,7 @@ def test_what_is_unknown_is_named(city, folders, mosaic, tmp_path):
 
 @pytest.fixture(scope="module")
 def place(city, tmp_path_factory):
-    """Options of the command that name a city and a store with cubes of all its tiles."""
+    """Options of the command: the made-up city and a store with maps of its 18 sectors."""
     folder = tmp_path_factory.mktemp("place")
     content = city.model_dump(
         mode="json", include={"name", "bbox", "tiles", "window"}, exclude_unset=True
@@ -177,7 +225,7 @@ def place(city, tmp_path_factory):
     (folder / "made_up.yaml").write_text(yaml.safe_dump(content))
     loaded = load_city(folder / "made_up.yaml")
     assert loaded.window_cells == city.window_cells
-    store_tiles(loaded, one_sector_a_tile(loaded, TILES), str(folder / "store"))
+    store_tiles(loaded, default_atlas().sectors, str(folder / "store"))
     return ["--city", str(folder / "made_up.yaml"), "--store", str(folder / "store")]
 
 
@@ -185,7 +233,8 @@ def run(*arguments):
     return CliRunner().invoke(main, ["export-map", *map(str, arguments)])
 
 
-def test_the_command_writes_the_city_and_a_sector(city, sectors, place, tmp_path):
+def test_the_command_writes_the_city_and_a_sector(city, place, tmp_path):
+    sectors = default_atlas().sectors
     done = run(*place, "-o", tmp_path / "city.tif")
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "city.tif")
@@ -193,19 +242,29 @@ def test_the_command_writes_the_city_and_a_sector(city, sectors, place, tmp_path
     with rasterio.open(tmp_path / "city.tif") as raster:
         level, _ = strongest(city, sectors)
         np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
-    done = run(*place, "--layer", "ray_hits", "--sector", 28, "-o", tmp_path / "hits.tif")
+    done = run(*place, "--layer", "ray_hits", "--sector", 42, "-o", tmp_path / "hits.tif")
     assert done.exit_code == 0, done.output
     with rasterio.open(tmp_path / "hits.tif") as raster:
-        row = sectors.iloc[2]
+        row = sectors.set_index("sector_id").loc[42]
         assert raster.bounds == pytest.approx(city.trace_window(row.x_m, row.y_m).bounds_m)
         assert raster.read(1)[-2, 5] == 5
+
+
+def test_the_command_writes_what_follows_from_all_sectors(city, place, tmp_path):
+    done = run(*place, "--layer", "serving_rsrp_dbm", "-o", tmp_path / "served.tif")
+    assert done.exit_code == 0, done.output
+    with rasterio.open(tmp_path / "served.tif") as raster:
+        level, _ = strongest(city, default_atlas().sectors)
+        np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--layer", "gain", "-o", "a.tif"], ["unknown layer 'gain'", "rsrp_dbm", "best_server"]),
-        (["--layer", "gain", "--sector", "30", "-o", "a.tif"], ["unknown layer 'gain'"]),
+        (["--layer", "gain", "--sector", "41", "-o", "a.tif"], ["unknown layer 'gain'"]),
+        (["--layer", "mean_delay_ns", "-o", "a.tif"], ["unknown layer", "first_arrival_ns"]),
+        (["--layer", "sinr_db", "-o", "a.tif"], ["'sinr_db'", "single sector"]),
         (["--sector", "7", "-o", "a.tif"], ["unknown sector 7", "ueloc sectors"]),
         (["-o", "a.png"], ["'.png'", ".tif"]),
     ],

@@ -51,13 +51,25 @@ def geotiff_bytes(layer: xr.DataArray) -> bytes:
     Parameters
     ----------
     layer
-        Dims (y, x), row 0 in the south, with the coords of `grid_coordinates`. What is not a
-        number is declared as ``nodata``; for integers that is their ``missing_value``, if any.
+        Dims (y, x), row 0 in the south, with the coords of `grid_coordinates`, or a part of such a
+        raster without gaps. What is not a number is declared as ``nodata``; for integers that is
+        their ``missing_value``, if any.
+
+    Raises
+    ------
+    UelocError
+        If the raster has gaps, or its rows do not go north or its columns east.
     """
-    values: NDArray[Any] = np.ascontiguousarray(layer.values[::-1])
     reference = layer.coords["spatial_ref"].attrs
-    west, cell_m, _, south, _, _ = (float(value) for value in reference["GeoTransform"].split())
-    north = south + cell_m * values.shape[0]
+    cell_m = float(reference["GeoTransform"].split()[1])
+    for axis in ("x", "y"):
+        if not np.allclose(np.diff(layer[axis].values), cell_m, rtol=0, atol=1e-6 * cell_m):
+            raise UelocError(
+                f"{axis} does not grow in steps of {cell_m:g} m", where=str(layer.name)
+            )
+    values: NDArray[Any] = np.ascontiguousarray(layer.values[::-1])
+    # the place of a part is in its axes: GeoTransform still tells that of the whole
+    west, north = float(layer.x[0]) - cell_m / 2, float(layer.y[-1]) + cell_m / 2
     floating = np.issubdtype(values.dtype, np.floating)
     tags = {key: str(layer.attrs[key]) for key in _TAGS if key in layer.attrs}
     with rasterio.MemoryFile() as memory:

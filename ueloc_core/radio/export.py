@@ -9,12 +9,17 @@ import xarray as xr
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
 from ueloc_core.geodata.georeference import geotiff_bytes, grid_coordinates, replace_file
+from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.cube import open_cube, window_of
-from ueloc_core.radio.cube_layers import RSRP
+from ueloc_core.radio.cube_layers import LAYERS, RSRP
+from ueloc_core.radio.layers import derived_layers
 from ueloc_core.radio.mosaic import covered_window, own_window
 
 BEST_SERVER = "best_server"
 """The city-wide layer that names the strongest sector of each grid cell."""
+
+STORED = (*LAYERS, RSRP, BEST_SERVER)
+"""Layers that come from the cubes alone; all others are derived from all sectors together."""
 
 _ENDINGS = (".tif", ".tiff")
 
@@ -26,8 +31,8 @@ def export_layer(layer: xr.DataArray, target: Path) -> Path:
     ----------
     layer
         Dims (y, x), row 0 in the south, with the coords ``x``, ``y`` and ``spatial_ref`` that
-        `sector_layer`, `best_layer` and a mosaic give. NaN becomes nodata; integers have the
-        nodata that their ``missing_value`` names.
+        `sector_layer`, `best_layer`, `derived_layer` and a mosaic give. NaN becomes nodata;
+        integers have the nodata that their ``missing_value`` names.
     target
         The file, ``.tif`` or ``.tiff``; one that is there is replaced when the new one is whole.
 
@@ -147,6 +152,48 @@ def best_layer(mosaic: xr.Dataset, layer: str) -> xr.DataArray:
             values[part][better] = mosaic[layer].variable[(index, *part)].values[better]
     coords = grid_coordinates(mosaic.attrs["crs"], over)
     return xr.DataArray(values, coords, ("y", "x"), layer, attrs)
+
+
+def derived_layer(
+    city: City, atlas: MapAtlas, layer: str, sector_id: int | None = None
+) -> xr.DataArray:
+    """One of the `derived_layers`, over the city or over one sector's own window.
+
+    Parameters
+    ----------
+    city
+        The city.
+    atlas
+        Its radio maps.
+    layer
+        A layer of places (such as ``throughput_mbps``), or with `sector_id` one of sectors (such
+        as ``sinr_db``).
+    sector_id
+        The sector.
+
+    Raises
+    ------
+    RadioError
+        If there is no such layer or sector, or the layer needs a sector or has none.
+    """
+    window = None
+    if sector_id is not None:
+        window = atlas.windows[int(atlas.indices(np.array([sector_id]))[0])]
+    derived = derived_layers(city, atlas, window)
+    _check_layer(layer, [*LAYERS, BEST_SERVER, *(str(name) for name in derived.data_vars)])
+    raster = derived[layer]
+    if ("sector" in raster.dims) != (sector_id is not None):
+        each = [str(name) for name in derived.data_vars if "sector" in derived[name].dims]
+        raise RadioError(
+            f"layer '{layer}' is {'not ' if sector_id else ''}one of a single sector",
+            where=city.name,
+            remedy=f"A sector has {', '.join(each)}; the other derived layers have none.",
+        )
+    if sector_id is not None:
+        raster = raster.sel(sector=sector_id, drop=True)
+    if np.issubdtype(raster.dtype, np.signedinteger):
+        raster = raster.assign_attrs(missing_value=-1)
+    return raster
 
 
 def _check_layer(layer: str, known: list[str]) -> None:
