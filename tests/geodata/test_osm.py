@@ -257,6 +257,38 @@ def test_lines_and_points_that_are_tagged_as_buildings_are_counted(tmp_path):
     assert load_features(tmp_path / "out").is_valid.all()
 
 
+@pytest.mark.parametrize("far", [(0.0, 0.0), (-170.0, -40.0), (24.941, 89.9), (115.0, 0.0)])
+def test_a_ring_that_runs_across_the_map_is_no_building(tmp_path, far):
+    city = synthetic_city(tmp_path)
+    path = tmp_path / "odd.osm"
+    corners = [(24.941, 60.171), (24.942, 60.171), (24.942, 60.172), (24.941, 60.172), far]
+    nodes = "".join(
+        f'<node id="{i}" lat="{lat}" lon="{lon}"/>' for i, (lon, lat) in enumerate(corners, 1)
+    )
+    ways = "".join(
+        f'<way id="{i}">{"".join(f"<nd ref={chr(34)}{n}{chr(34)}/>" for n in refs)}'
+        f'<tag k="{key}" v="{value}"/></way>'
+        for i, (refs, key, value) in enumerate(
+            [
+                ((1, 2, 3, 4, 1), "building", "yes"),
+                ((1, 2, 5, 1), "building", "yes"),
+                ((1, 2, 5, 1), "landuse", "grass"),
+                ((1, 5), "highway", "residential"),
+            ],
+            1,
+        )
+    )
+    path.write_text(f'<osm version="0.6">{nodes}{ways}</osm>')
+    source = city.source.model_copy(update={"path": path})
+    metadata = _extract(city.model_copy(update={"source": source}), tmp_path / "out")
+    assert metadata["buildings"] == 1
+    beyond = "features_beyond_projection_dropped"
+    lost = ("oversized_buildings_dropped", 1) if far[0] != 115.0 else (beyond, 3)
+    assert metadata["repairs"][lost[0]] == lost[1]
+    features = load_features(tmp_path / "out")
+    assert np.isfinite(features.total_bounds).all()
+
+
 def test_a_missing_or_damaged_table_is_named(tmp_path):
     with pytest.raises(GeodataError, match="missing or broken") as caught:
         load_features(tmp_path)

@@ -11,6 +11,7 @@ import pandas as pd
 import shapely
 
 from ueloc_core.geodata.buildings import (
+    MAX_AREA_M2,
     Building,
     canopy_base_m,
     clean_polygons,
@@ -138,6 +139,9 @@ def _described(
         shape = clean_polygons(geometry)
         if shape is None:
             counts["sliver_buildings_dropped"] += 1
+            continue
+        if shape.area > MAX_AREA_M2:  # a way that was drawn across the map by mistake
+            counts["oversized_buildings_dropped"] += 1
             continue
         texts = {key: value for key, value in tags.items() if isinstance(value, str)}
         group, kind = (outlines, "building") if is_outline[osm_id] else (parts, "building_part")

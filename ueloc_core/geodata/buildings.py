@@ -26,6 +26,7 @@ from ueloc_core.geodata.tags import (
 
 LEVEL_M = 3.2
 MIN_AREA_M2 = 1.0
+MAX_AREA_M2 = 5e6  # several times the largest buildings on Earth
 MATERIALS = ("none", "concrete", "brick", "glass", "wood", "metal", "marble")
 CANOPY_M = 0.5
 CANOPIES = ("roof", "carport")

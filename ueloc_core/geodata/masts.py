@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import osmium
 import pandas as pd
 import pandera.geopandas as pg
@@ -112,6 +113,7 @@ def read_masts(city: City, path: Path) -> tuple[gpd.GeoDataFrame, dict[str, int]
         {"osm_id": object, "mast_class": object, "height_m": float, "mobile_phone": bool}
     )
     masts = gpd.GeoDataFrame(frame, geometry="geometry", crs="EPSG:4326").to_crs(city.crs_code)
+    masts = masts[np.isfinite(masts.bounds.to_numpy()).all(axis=1)]  # not half the Earth away
     masts = masts[masts.intersects(shapely.Polygon(city.area_m))].reset_index(drop=True)
     MastSchema.validate(masts)
     return masts, {

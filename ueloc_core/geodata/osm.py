@@ -27,7 +27,7 @@ from ueloc_core.geodata.sources import source_label, source_path
 from ueloc_core.geodata.terrain import Terrain, build_terrain, flat_terrain, save_terrain
 from ueloc_core.grid import Window, tile_at
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 ATTRIBUTION = "\u00a9 OpenStreetMap contributors"
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,9 @@ def _projected(city: City, path: Path) -> tuple[gpd.GeoDataFrame, Counter[str]]:
         raw = to_geometries(mended, counts).to_crs(city.crs_code)
     except GeodataError as error:
         raise _no_buildings(city, path) from error
+    finite = np.isfinite(raw.bounds.to_numpy()).all(axis=1)  # a node may lie half the Earth away
+    counts["features_beyond_projection_dropped"] += int((~finite).sum())
+    raw = raw[finite]
     raw = raw[raw.intersects(shapely.Polygon(city.area_m))]
     raw.index = pd.Index([f"{element}/{number}" for element, number in raw.index])
     return raw, counts
