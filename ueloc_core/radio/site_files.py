@@ -208,8 +208,8 @@ def _to_crs(code: str) -> Transformer:
 def _placed(table: pd.DataFrame, city: City) -> tuple[pd.DataFrame, list[BadRow]]:
     """The rows with ``x`` and ``y`` in the city's CRS [m]."""
     problems = []
-    x, y = _to_crs(city.crs_code).transform(table["lon_deg"], table["lat_deg"])
-    x, y = (np.where(np.isfinite(v), v, np.nan) for v in (np.asarray(x), np.asarray(y)))
+    x, y = _to_crs(city.crs_code).transform(table["lon_deg"].tolist(), table["lat_deg"].tolist())
+    x, y = (np.array([v if np.isfinite(v) else np.nan for v in values]) for values in (x, y))
     apart_m = np.hypot(x - table["x_m"].to_numpy(), y - table["y_m"].to_numpy())
     stated = table["x_m"].notna() & table["y_m"].notna()
     table = table.assign(x=np.where(stated, table["x_m"], x), y=np.where(stated, table["y_m"], y))

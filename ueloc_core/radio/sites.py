@@ -146,7 +146,7 @@ def _sectors(
     if antennas.empty:
         return empty_sectors(), counts, file
     placed, more = settle(antennas, features, terrain, city)
-    lon_deg, lat_deg = city.to_lonlat(placed["x_m"].to_numpy(), placed["y_m"].to_numpy())
+    lon_deg, lat_deg = city.to_lonlat(placed["x_m"].tolist(), placed["y_m"].tolist())
     placed = placed.assign(tile=tile.name, lon_deg=lon_deg, lat_deg=lat_deg)
     table = placed[list(SectorSchema.to_schema().columns)]
     validated: pd.DataFrame = SectorSchema.validate(
