@@ -220,3 +220,10 @@ def test_with_metadata_copies(tmp_path):
     artifact = _Stage(Store(str(tmp_path)))()
     assert with_metadata(artifact, tiles=3).metadata == {"letters": 5, "tiles": 3}
     assert artifact.metadata == {"letters": 5}
+
+
+@pytest.mark.parametrize("url", ["bogus://bucket/x", "github://x"])
+def test_a_place_that_can_be_no_store_is_named(url, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.implementations.github", None)  # as if not installed
+    with pytest.raises(StoreError, match=f"store = {url}: not the place of a store"):
+        Store(url)

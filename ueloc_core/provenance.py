@@ -124,11 +124,23 @@ class Store:
         Root of the store, such as ``data``, ``/srv/ueloc`` or ``s3://bucket/prefix``.
     cache_dir
         Where the files of a remote store are kept for reading; a temporary folder by default.
+
+    Raises
+    ------
+    StoreError
+        If the URL is of no kind that fsspec knows, or its driver is not installed.
     """
 
     def __init__(self, url: str, cache_dir: Path | None = None) -> None:
         self.url = url
-        self._fs, self._root = fsspec.url_to_fs(url)
+        try:
+            self._fs, self._root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(
+                f"not the place of a store ({error})",
+                where=f"store = {url}",
+                remedy="Give a folder or a URL such as s3://bucket/prefix, and install its driver.",
+            ) from error
         self._local = isinstance(self._fs, LocalFileSystem)
         self._cache_dir = cache_dir
 

@@ -17,6 +17,7 @@ ATTRIBUTION = "\u00a9 OpenStreetMap contributors"
 
 _COLOURS = 200
 _TOP_M = 30.0
+_COLOURED = 0.98
 
 
 def write_overview(
@@ -37,6 +38,7 @@ def write_overview(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes a second
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415
 
     x0, y0, x1, y1 = city.window_cells.bounds_m
     figure = Figure(figsize=(10, 1 + 9 * (y1 - y0) / (x1 - x0)), dpi=100, layout="constrained")
@@ -55,7 +57,8 @@ def write_overview(
             color="#c0392b",
             linewidth=0.8,
         )
-        axes.text(left + 12, bottom + 12, tile.name, fontsize=7, color="#8e2a1f")
+        name = axes.text(left + 12, bottom + 12, tile.name, fontsize=7, color="#8e2a1f")
+        name.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
     shares = buildings["height_source"].value_counts(normalize=True)
     known = ", ".join(f"{name} {shares.get(name, 0):.0%}" for name in HEIGHT_SOURCES)
@@ -111,11 +114,16 @@ def draw_ground(axes: Any, features: gpd.GeoDataFrame) -> None:
 
 
 def draw_buildings(axes: Any, buildings: gpd.GeoDataFrame) -> None:
-    """Fill buildings by height; those whose height nobody tagged have a light edge."""
+    """Fill buildings by height; those whose height nobody tagged have a light edge.
+
+    The colours end where all but the highest fiftieth is lower, so that a single tower does not
+    darken the rest of a city.
+    """
     if not len(buildings):
         return
     buildings = buildings.sort_values(["height_m", "osm_id"])
-    highest = max(_TOP_M, float(buildings["height_m"].max()))
+    top_m = max(_TOP_M, float(buildings["height_m"].quantile(_COLOURED)))
+    reaches_over = bool((buildings["height_m"] > top_m).any())
     guessed = (buildings["height_source"] == "imputed").to_numpy()
     buildings.plot(
         ax=axes,
@@ -123,11 +131,15 @@ def draw_buildings(axes: Any, buildings: gpd.GeoDataFrame) -> None:
         column="height_m",
         cmap="viridis",
         vmin=0,
-        vmax=highest,
+        vmax=top_m,
         edgecolor=np.where(guessed, "#f4a582", "#333333"),
         linewidth=0.35,
         legend=True,
-        legend_kwds={"label": "height [m]; light edge: estimated", "shrink": 0.7},
+        legend_kwds={
+            "label": "height [m]; light edge: estimated",
+            "shrink": 0.7,
+            "extend": "max" if reaches_over else "neither",
+        },
     )
     axes.set_ylabel("")
 

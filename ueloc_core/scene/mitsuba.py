@@ -37,7 +37,7 @@ from ueloc_core.scene.roofs import Roof
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 _BUILDING_COLUMNS = (
     *("osm_id", "building_id", "kind", "tile", "ground_m", "height_m", "height_source"),
