@@ -13,6 +13,8 @@ from made_up_world import default_atlas, made_up_city
 from ueloc_core.city import load_city
 from ueloc_core.cli import main
 from ueloc_core.errors import RadioError, UelocError
+from ueloc_core.provenance import ArtifactKey, Store
+from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.export import (
     BEST_SERVER,
     best_layer,
@@ -256,6 +258,19 @@ def test_the_command_writes_what_follows_from_all_sectors(city, place, tmp_path)
     with rasterio.open(tmp_path / "served.tif") as raster:
         level, _ = strongest(city, default_atlas().sectors)
         np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
+
+
+def test_the_stored_and_the_derived_best_server_agree(place):
+    """One read sector by sector from the stores, one composed from all maps in memory."""
+    city, store = load_city(place[1]), Store(place[3])
+    scenes, sites, radio_maps = (
+        {t: store.require(ArtifactKey(city.name, stage, t)).path for t in city.tile_names}
+        for stage in ("scene", "sites", "radio_map")
+    )
+    streamed = best_layer(open_mosaic(city, radio_maps), BEST_SERVER)
+    composed = derived_layer(city, MapAtlas.load(city, scenes, sites, radio_maps), BEST_SERVER)
+    assert len(np.unique(streamed)) > 5
+    np.testing.assert_array_equal(streamed, composed)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def derived_layer(
     if sector_id is not None:
         raster = raster.sel(sector=sector_id, drop=True)
     if np.issubdtype(raster.dtype, np.signedinteger):
-        raster = raster.assign_attrs(missing_value=-1)
+        raster = raster.assign_attrs(missing_value=0 if layer == BEST_SERVER else -1)
     return raster
 
 
