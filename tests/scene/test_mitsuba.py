@@ -89,6 +89,19 @@ def test_every_building_is_closed_by_its_walls_its_roof_and_its_bottom(scene):
         assert sum(metadata[key].values()) == metadata["buildings"]
 
 
+def test_the_metadata_tells_every_material_and_how_much_ground_it_has(city, scene):
+    folder, _, metadata = scene
+    names = {path.stem for path in (folder / "meshes").iterdir()}
+    assert names == set(metadata["radio_materials"])
+    areas = metadata["ground_materials_m2"]
+    assert {f"ground-{name}" for name in areas} == {n for n in names if n.startswith("ground-")}
+    for name, area_m2 in areas.items():
+        mesh = trimesh.load_mesh(folder / "meshes" / f"ground-{name}.ply", process=False)
+        assert mesh.area == pytest.approx(area_m2)
+    rows, columns = city.scene_ground(_middle(city)).shape
+    assert sum(areas.values()) >= rows * columns * city.grid.cell_m**2
+
+
 def test_every_triangle_of_a_mesh_belongs_to_one_building(scene):
     folder, _, _ = scene
     buildings = gpd.read_parquet(folder / "buildings.parquet")

@@ -117,6 +117,9 @@ def build_scene(
     write_preview(shown, tile, window, out / "preview.png", title=title, terrain=terrain)
     return {
         **_metadata(buildings, surfaces, materials, counts),
+        "ground_materials_m2": {
+            name: len(mesh.faces) / 2 * terrain.step_m**2 for name, mesh in ground.items()
+        },
         "triangles": sum(len(mesh.faces) for mesh in meshes.values()),
         "ground_lowest_m": float(terrain.heights_m.min()),
         "ground_highest_m": float(terrain.heights_m.max()),
