@@ -13,7 +13,7 @@ SMALL: dict[str, Any] = {
     "window": {"size_m": 128, "shift_m": 16},
     "schedule": "0 3 * * 0",
     "site_plan": {"inter_site_distance_m": 120, "snap_radius_m": 50},
-    "ray_tracing": {"rays_per_sector": 20_000, "max_depth": 2, "diffraction": False},
+    "ray_tracing": {"rays_per_site": 20_000, "max_depth": 2, "diffraction": False},
     "splits": {
         "validation": ["e3014n52127"],
         "calibration": ["e3015n52126"],

@@ -166,16 +166,19 @@ class SitePlanConfig(Section):
 class RayTracingConfig(Section):
     """Ray budget of the radio maps.
 
-    ``ray_sets`` independent ray sets (seed and lattice) are traced of each sector and averaged;
-    their spread is the map's own standard error. A grid cell holds the local mean power over the
-    outdoor part of a square of ``averaging_m`` [m] around it.
+    All sectors of a site share ``rays_per_site`` rays, in ``batches`` independent lattices whose
+    spread is the map's own standard error. Line of sight and diffraction are looked at from
+    ``points_per_batch`` points (a square number) of each grid cell and batch. ``refraction``
+    lets rays through walls, ``scattering`` lets materials with a scattering coefficient scatter.
     """
 
-    rays_per_sector: Annotated[int, Field(ge=1_000)] = 1_500_000
-    ray_sets: Annotated[int, Field(ge=2, le=64)] = 2
+    rays_per_site: Annotated[int, Field(ge=1_000)] = 2_000_000
+    batches: Annotated[int, Field(ge=2, le=64)] = 4
+    points_per_batch: Literal[1, 4, 9, 16] = 4
     max_depth: Annotated[int, Field(ge=0, le=20)] = 4
     diffraction: bool = True
-    averaging_m: NonNegative = 12.0
+    refraction: bool = False
+    scattering: bool = False
     terminal_height_m: Positive = 1.5
 
 

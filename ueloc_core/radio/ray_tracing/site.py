@@ -1,0 +1,158 @@
+"""One pass for all sectors of a site."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ueloc_core.radio.ray_tracing.bounces import CrossingTest, Interactions, trace_rays
+from ueloc_core.radio.ray_tracing.cells import CellMap, CellStatistics
+from ueloc_core.radio.ray_tracing.contributions import Contributions
+from ueloc_core.radio.ray_tracing.diffraction import diffracted
+from ueloc_core.radio.ray_tracing.engine import RayScene
+from ueloc_core.radio.ray_tracing.far_field import Departures, Sector
+from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
+from ueloc_core.radio.ray_tracing.points import cell_points, line_of_sight, outdoor_share
+from ueloc_core.radio.ray_tracing.receivers import Grid, Plane
+from ueloc_core.radio.ray_tracing.wedges import Wedges, seen_wedges, wedges_of
+
+
+@dataclass(frozen=True)
+class SiteMaps:
+    """Maps of the sectors of one site.
+
+    Attributes
+    ----------
+    sectors
+        One map for each sector.
+    line_of_sight
+        Share of the outdoor points of each grid cell that see the mast, shape (rows, columns);
+        NaN indoors.
+    outdoor_share
+        Share of each grid cell that lies in no building.
+    """
+
+    sectors: list[CellMap]
+    line_of_sight: NDArray[np.float32]
+    outdoor_share: NDArray[np.float32]
+
+
+class SiteTracer:
+    """Traces sites of one scene; edges are found once.
+
+    Parameters
+    ----------
+    scene
+        The scene; its closed bodies have outward normals.
+    interactions
+        What happens to rays.
+    """
+
+    def __init__(self, scene: RayScene, interactions: Interactions) -> None:
+        self.scene = scene
+        self.interactions = interactions
+        self._wedges: Wedges | None = None
+
+    def maps(
+        self,
+        mast_m: tuple[float, float, float],
+        sectors: Sequence[Sector],
+        grid: Grid,
+        ray_set: RaySet,
+    ) -> SiteMaps:
+        """Maps of sectors that share their place.
+
+        Parameters
+        ----------
+        mast_m
+            (x, y, z) of the antennas in the scene's frame [m].
+        sectors
+            The antennas.
+        grid
+            Where.
+        ray_set
+            How many rays and points, and which.
+        """
+        share = outdoor_share(self.scene, grid)
+        paths, seen = self.paths(mast_m, grid, share, ray_set)
+        departures = Departures(paths)
+        statistics = CellStatistics(paths, grid.shape, ray_set.batches)
+        maps = [statistics.of(departures.gain(sector)) for sector in sectors]
+        return SiteMaps(maps, seen, share.astype(np.float32))
+
+    def paths(
+        self,
+        mast_m: tuple[float, float, float],
+        grid: Grid,
+        share: NDArray[np.float64],
+        ray_set: RaySet,
+    ) -> tuple[Contributions, NDArray[np.float32]]:
+        """All paths to a grid, and the share of each grid cell that sees the mast."""
+        points = cell_points(self.scene, grid, share, ray_set)
+        seen, direct = line_of_sight(self.scene, mast_m, points, grid)
+        cells = grid.rows * grid.columns
+        counts = np.bincount(points.cell, minlength=cells)
+        visible = np.bincount(points.cell[seen], minlength=cells)
+        with np.errstate(invalid="ignore"):
+            seen_share = (visible / counts).astype(np.float32).reshape(grid.shape)
+        found = [direct]
+        found += self._bounced(mast_m, grid, share, ray_set)
+        if self.interactions.diffraction and self.interactions.max_depth > 0:
+            if self._wedges is None:
+                self._wedges = wedges_of(self.scene)
+            within_m = float(np.hypot(*_farthest(mast_m, grid)))
+            wedges = seen_wedges(self.scene, self._wedges, mast_m, within_m)
+            found.append(diffracted(self.scene, mast_m, wedges, points[~seen], grid))
+        return Contributions.joined(found), seen_share
+
+    def _bounced(
+        self,
+        mast_m: tuple[float, float, float],
+        grid: Grid,
+        share: NDArray[np.float64],
+        ray_set: RaySet,
+    ) -> list[Contributions]:
+        crossings = CrossingTest(grid)
+        launch = launch_over(mast_m, grid)
+        free = share.ravel()
+        found = []
+        for part in trace_rays(self.scene, mast_m, crossings, launch, self.interactions, ray_set):
+            outdoors = free[part.cell] > 0
+            kept = _chosen(part, outdoors)
+            weight = (kept.weight / free[kept.cell]).astype(np.float32)
+            found.append(_with_weight(kept, weight))
+        return found
+
+
+def launch_over(mast_m: tuple[float, float, float], grid: Grid) -> Launch:
+    """How rays leave a mast, so that they cover a grid."""
+    across, along = _farthest(mast_m, grid)
+    core_m = float(np.hypot(across, along))
+    if isinstance(grid, Plane):
+        return Launch(core_m, mast_m[2] - grid.height_m, steepest=-1.0)
+    x = grid.corner_m[0] + grid.cell_m * np.arange(grid.columns + 1) - mast_m[0]
+    y = grid.corner_m[1] + grid.cell_m * np.arange(grid.rows + 1) - mast_m[1]
+    distance = np.maximum(np.hypot(*np.meshgrid(x, y)), 2 * grid.cell_m)
+    slope = float(((grid.heights_m - mast_m[2]) / distance).max())
+    drop = float(mast_m[2] - np.median(grid.heights_m))
+    return Launch(core_m, drop, steepest=slope)
+
+
+def _farthest(mast_m: tuple[float, float, float], grid: Grid) -> tuple[float, float]:
+    """Greatest distance of the grid from a mast along both axes [m]."""
+    found = []
+    for axis, cells in ((0, grid.columns), (1, grid.rows)):
+        low = grid.corner_m[axis] - mast_m[axis]
+        found.append(max(abs(low), abs(low + cells * grid.cell_m)))
+    return found[0], found[1]
+
+
+def _chosen(paths: Contributions, chosen: NDArray[Any]) -> Contributions:
+    return Contributions(*(getattr(paths, n)[chosen] for n in paths.__dataclass_fields__))
+
+
+def _with_weight(paths: Contributions, weight: NDArray[np.float32]) -> Contributions:
+    values = {n: getattr(paths, n) for n in paths.__dataclass_fields__}
+    return Contributions(**{**values, "weight": weight})
