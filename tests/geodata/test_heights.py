@@ -55,6 +55,12 @@ def test_only_unknown_heights_are_imputed_and_nothing_is_drawn():
     np.testing.assert_array_equal(heights, again)
 
 
+def test_no_estimate_is_higher_than_a_tag_may_be():
+    table = _city().assign(height_m=lambda t: t["height_m"].where(t["height_m"].isna(), 1000.0))
+    heights, _ = imputed_heights(table)
+    assert 900 < np.nanmax(heights) <= 1000
+
+
 def test_without_any_known_height_the_prior_decides():
     table = _city(known=0.0)
     heights, sigmas = imputed_heights(table)

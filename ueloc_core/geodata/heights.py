@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ueloc_core.geodata.buildings import LEVEL_M, Building
+from ueloc_core.geodata.tags import MAX_HEIGHT_M
 
 RADIUS_M = 150.0
 NEIGHBOURS = 16
@@ -195,7 +196,7 @@ def imputed_heights(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[n
         return heights, sigmas
     log_median, log_sd = _kriged(features, log_height, np.flatnonzero(known), wanted)
     lowest_m = table["min_height_m"].to_numpy(float)[wanted] + LEVEL_M
-    heights[wanted] = np.round(np.maximum(np.exp(log_median), lowest_m), 2)
+    heights[wanted] = np.round(np.clip(np.exp(log_median), lowest_m, MAX_HEIGHT_M), 2)
     sigmas[wanted] = np.round(
         np.maximum(_SIGMA_SCALE * log_sd * heights[wanted], _LOWEST_SIGMA_M), 2
     )

@@ -22,6 +22,7 @@ import numpy as np
 import shapely
 
 from ueloc_core.geodata.buildings import LEVEL_M, Building, cut_polygons, described
+from ueloc_core.geodata.tags import MAX_HEIGHT_M
 
 _SHARE = 0.5  # of a part's plan that its outline must hold
 _ABOUT_M = LEVEL_M / 2
@@ -184,7 +185,7 @@ def _carried(part: Building, outline: Building) -> Building | None:
         return None
     if outline.top_m > part.base_m + LEVEL_M:
         return None
-    if abs(part.base_m - outline.top_m) > LEVEL_M:
+    if abs(part.base_m - outline.top_m) > LEVEL_M or outline.top_m > MAX_HEIGHT_M - LEVEL_M:
         return part
     is_thin = part.top_m is not None and part.top_m < outline.top_m + _SLAB_M
     if is_thin:
