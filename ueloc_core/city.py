@@ -44,6 +44,7 @@ LARGEST_STRETCH = 0.01
 LARGEST_TILES = 50_000
 LARGEST_SIDE = 10_000  # of a scene's raster, and of the lattice of the ground
 _SHOWN = 20
+_PARTS = 8
 SPLITS = ("train", "validation", "calibration", "test")
 
 
@@ -271,13 +272,13 @@ def _check_bbox(west: float, south: float, east: float, north: float) -> None:
 
 
 def _sides_m(bbox: tuple[float, float, float, float]) -> tuple[float, float]:
-    """Mean width and height of a bounding box on the ellipsoid [m]."""
+    """Mean width along the parallels, and height, of a bounding box on the ellipsoid [m]."""
     west, south, east, north = bbox
-    sides = Geod(ellps="WGS84").inv(
-        (west, west, west, east), (south, north, south, south),
-        (east, east, west, east), (south, north, north, north),
-    )[2]  # fmt: skip
-    return (sides[0] + sides[1]) / 2, (sides[2] + sides[3]) / 2
+    geod = Geod(ellps="WGS84")
+    # in parts: between far meridians the shortest way is no parallel, and around the Earth none
+    parts = [west + (east - west) * part / _PARTS for part in range(_PARTS + 1)]
+    south_m, north_m = (geod.line_length(parts, [lat] * len(parts)) for lat in (south, north))
+    return (south_m + north_m) / 2, geod.line_length([west, west], [south, north])
 
 
 def _some(names: Sequence[str], separator: str = ", ") -> str:
