@@ -87,7 +87,11 @@ def test_the_shipped_cities_load():
             ["e752n13030", "twice"],
         ),
         ({"name": "Some Where"}, ["name = 'Some Where'", "pattern"]),
-        ({"ray_tracing": {"ray_sets": 1}}, ["ray_tracing.ray_sets = 1", "2"]),
+        ({"ray_tracing": {"batches": 1}}, ["ray_tracing.batches = 1", "2"]),
+        (
+            {"ray_tracing": {"points_per_batch": 5}},
+            ["ray_tracing.points_per_batch = 5", "1, 4, 9 or 16"],
+        ),
     ],
 )
 def test_an_error_names_the_file_the_key_the_value_and_what_is_allowed(tmp_path, change, told):

@@ -160,7 +160,7 @@ def test_parameters_of_the_fingerprint_cover_what_a_stage_reads(finished: Finish
         }
         assert not hidden, f"{stage} reads {sorted(hidden)}, which its fingerprint leaves out"
 
-    assert "ray_tracing.rays_per_sector" in finished.reads["radio_map"]  # it does watch
+    assert "ray_tracing.rays_per_site" in finished.reads["radio_map"]  # it does watch
     assert "training.epochs" in finished.reads["posterior_model"]
 
 

@@ -177,8 +177,9 @@ def test_the_executor_is_configuration(pipeline, monkeypatch: pytest.MonkeyPatch
 
 def test_code_versions_are_read_without_importing():
     from assets.stages import code_version
+    from ueloc_core.radio import radio_map
 
-    assert code_version("ueloc_core.radio.radio_map") == "2"
+    assert code_version("ueloc_core.radio.radio_map") == radio_map.CODE_VERSION
     with pytest.raises(AttributeError, match="CODE_VERSION"):
         code_version("ueloc_core.units")
     with pytest.raises(ModuleNotFoundError):

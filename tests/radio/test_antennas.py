@@ -127,9 +127,9 @@ def test_the_spherical_basis_is_right_handed_also_at_the_poles():
 @pytest.mark.parametrize("polarization", ["V", "VH", "slant"])
 def test_fields_are_those_of_sionna(polarization):
     """Zenith and azimuth components of the one-element antenna, in any orientation."""
-    from ueloc_core.radio.ray_tracing import _sionna_rt
+    from ueloc_core.radio.ray_tracing import sionna_rt
 
-    rt = _sionna_rt()
+    rt = sionna_rt()
     from sionna.rt.antenna_pattern import (
         antenna_pattern_registry,
         antenna_pattern_to_world_implicit,
