@@ -1,7 +1,7 @@
 """All radio maps of a city as one: sectors, their windows, and the ground that they cover."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ class MapAtlas:
         Height of the building there [m], 0 in the open, shape of `ground`.
     scenes
         Folder of each tile's scene.
+    radio_maps
+        Folder of each tile's cube, from which further layers are read when they are asked for;
+        empty for maps that no store holds.
     """
 
     city: City
@@ -55,6 +58,7 @@ class MapAtlas:
     outdoor: NDArray[np.bool_]
     building_height_m: NDArray[np.float32]
     scenes: Mapping[str, Path]
+    radio_maps: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -113,7 +117,28 @@ class MapAtlas:
             outdoor=outdoor,
             building_height_m=height,
             scenes=dict(scenes),
+            radio_maps=dict(radio_maps),
         )
+
+    @cached_property
+    def first_arrival_ns(self) -> NDArray[np.float32] | None:
+        """One-way delay of the first detected path [ns], shape of `rsrp_dbm`; None without stores.
+
+        Raises
+        ------
+        StoreError
+            If a store is missing or corrupt.
+        """
+        if not self.radio_maps:
+            return None
+        delays = np.full_like(self.rsrp_dbm, np.nan)
+        for folder in self.radio_maps.values():
+            cube = load_cube(folder, ("first_arrival_ns",))
+            for sector, values in zip(
+                cube.sector.values, cube.first_arrival_ns.values, strict=True
+            ):
+                delays[self.index_of[int(sector)]] = values
+        return delays
 
     @cached_property
     def index_of(self) -> dict[int, int]:

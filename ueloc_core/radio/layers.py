@@ -60,9 +60,8 @@ def derived_layers(city: City, atlas: MapAtlas, window: Window | None = None) ->
     city
         Gives load, noise figure, numerology and resource blocks.
     atlas
-        The radio maps. Where it has an attribute ``first_arrival_ns`` (one-way delay of the first
-        detected path [ns], shape of ``rsrp_dbm``), the timing advance follows from it; without
-        it there is none, for a straight line is no path.
+        The radio maps. The timing advance follows from their ``first_arrival_ns``; where that is
+        None there is no timing advance, for a straight line is no path.
     window
         Where; all ground of the city by default. Memory is about 20 bytes for every grid cell and
         sector that reaches it.
@@ -95,9 +94,9 @@ def derived_layers(city: City, atlas: MapAtlas, window: Window | None = None) ->
     )
     layers = _levels_and_quality(city, atlas.maps_in(window, chosen)[0])
     layers |= _of_best_server(city, layers, atlas.sectors.sector_id.to_numpy()[chosen])
-    delays = getattr(atlas, "first_arrival_ns", None)
-    if delays is not None:
-        layers |= _timing(city, layers, _delays_in(atlas, delays, window, chosen))
+    if atlas.first_arrival_ns is not None:
+        delays_ns = _delays_in(atlas, atlas.first_arrival_ns, window, chosen)
+        layers |= _timing(city, layers, delays_ns)
     del layers["_best"]
     return _dataset(city, window, atlas.sectors.sector_id.to_numpy()[chosen], layers)
 
