@@ -1,5 +1,7 @@
 """City files: defaults, derived geometry, and errors that name key, value and what is allowed."""
 
+import time
+
 import numpy as np
 import pytest
 import yaml
@@ -187,6 +189,26 @@ def test_the_window_of_every_sector_of_a_tile_lies_in_its_scene():
         for azimuth_deg in range(0, 360, 15):
             window = city.sector_window(x, y, azimuth_deg)
             assert window.intersection(scene) == window
+
+
+@pytest.mark.parametrize(("size_m", "shift_m"), [(1024, 100.0), (512, 0.0), (2048, 3.7)])
+def test_neighbours_are_the_tiles_that_the_reach_meets(tmp_path, size_m, shift_m):
+    bbox = [24.90, 60.15, 24.96, 60.19]
+    window = {"size_m": size_m, "shift_m": shift_m}
+    city = load_city(_write(tmp_path, {**MINIMAL, "bbox": bbox, "window": window}))
+    for tile in city.tile_list:
+        reach = tile.window.buffered(2 * city.range_m)
+        near = [t.name for t in city.tile_list if t.window.intersection(reach)]
+        assert city.neighbour_tiles(tile.name) == tuple(near)
+
+
+def test_a_large_city_knows_its_neighbours_at_once(tmp_path):
+    city = load_city(_write(tmp_path, {**MINIMAL, "bbox": [24.1, 60.1, 25.8, 60.9]}))
+    assert len(city.tile_list) > 30_000
+    started = time.process_time()
+    for name in city.tile_names[:300]:
+        city.neighbour_tiles(name)
+    assert time.process_time() - started < 3
 
 
 def test_positions_go_back_to_degrees():

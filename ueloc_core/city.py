@@ -168,6 +168,10 @@ class City(Section):
         """All tiles, row by row from the south-west."""
         return tuple(tiles_over(self.bounds_m, self.tiles.size_m, self.grid.cell_m))
 
+    @functools.cached_property
+    def _tiles(self) -> dict[str, Tile]:
+        return {tile.name: tile for tile in self.tile_list}
+
     @property
     def tile_names(self) -> tuple[str, ...]:
         """Names of all tiles."""
@@ -204,14 +208,13 @@ class City(Section):
         CityError
             If the city has no such tile.
         """
-        for tile in self.tile_list:
-            if tile.name == name:
-                return tile
-        raise CityError(
-            f"unknown tile '{name}'",
-            where=self.name,
-            remedy=f"Known: {_some(self.tile_names)}.",
-        )
+        if name not in self._tiles:
+            raise CityError(
+                f"unknown tile '{name}'",
+                where=self.name,
+                remedy=f"Known: {_some(self.tile_names)}.",
+            )
+        return self._tiles[name]
 
     def scene_window(self, tile: Tile) -> Window:
         """Grid cells of a tile and its halo."""
@@ -238,8 +241,11 @@ class City(Section):
 
     def neighbour_tiles(self, name: str) -> tuple[str, ...]:
         """Tiles whose sectors can be heard where this tile's sectors are, itself included."""
-        reach = self.tile(name).window.buffered(2 * self.range_m)
-        return tuple(t.name for t in self.tile_list if t.window.intersection(reach))
+        window = self.tile(name).window
+        reach = window.buffered(2 * self.range_m)
+        ends = (reach.column + reach.columns, reach.row + reach.rows)
+        near = tiles_over((reach.column, reach.row, *ends), window.columns, 1.0)  # in whole cells
+        return tuple(tile.name for tile in near if tile.name in self._tiles)
 
     def split_of(self, tile_name: str) -> str:
         """The split that a tile belongs to."""

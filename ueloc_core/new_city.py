@@ -18,7 +18,7 @@ def write_new_city(
 ) -> City:
     """Write the file of a city whose extract Overpass gives, and check it by loading it.
 
-    Where the city has at least three rows and three columns of tiles, six of them are put
+    Where the city has at least three rows and three columns of tiles, five of them are put
     into the validation, calibration and test splits by their place alone.
 
     Parameters
@@ -49,7 +49,7 @@ def write_new_city(
         raise CityError("there is such a city file already", where=str(path))
     content: dict[str, object] = {
         "name": name,
-        "title": title,
+        "title": " ".join(title.split()),
         "source": {"kind": "overpass"},
         "bbox": [round(side, 6) for side in bbox],
     }

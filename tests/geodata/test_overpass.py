@@ -395,6 +395,9 @@ def test_a_place_gives_its_bounding_box(server):
 
 
 def test_places_without_area_or_unknown(server):
+    with pytest.raises(GeodataError, match="place ' ': a place has a name"):
+        geocode_bbox(" ")
+    assert server.requests == []
     with pytest.raises(GeodataError, match="place 'Atlantis'.*unknown"):
         geocode_bbox("Atlantis")
     point = {"type": "Point", "coordinates": [7.4, 43.7]}

@@ -308,6 +308,10 @@ def geocode_bbox(place: str) -> Bbox:
     GeodataError
         If the place is unknown or has no area, or the server cannot be used.
     """
+    if not place.strip():
+        raise GeodataError(
+            "a place has a name", where=f"place '{place}'", remedy="Give one, or give --bbox."
+        )
     import osmnx  # noqa: PLC0415 - takes seconds, and is needed for downloads alone
     from osmnx._errors import InsufficientResponseError  # noqa: PLC0415
 
