@@ -237,6 +237,7 @@ def export_map(
 
     maps.check_ending(output)
     if layer not in maps.STORED:
+        maps.check_derived(city, layer, sector_id)
         atlas = MapAtlas.load(city, *map(folders, ("scene", "sites", "radio_map")))
         raster = maps.derived_layer(city, atlas, layer, sector_id)
     elif sector_id is None:

@@ -295,6 +295,17 @@ def test_the_command_names_what_is_wrong(place, tmp_path, monkeypatch, options, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_layer_is_refused_before_anything_is_read(tmp_path):
+    empty = ("--city", "helsinki", "--store", tmp_path / "empty", "-o", tmp_path / "a.tif")
+    for layer, words in {
+        "gain": ("unknown layer 'gain'", "throughput_mbps", "path_gain_db"),
+        "sinr_db": ("'sinr_db'", "single sector"),
+    }.items():
+        result = run(*empty, "--layer", layer)
+        assert result.exit_code == 2
+        assert all(word in result.stderr for word in words), result.stderr
+
+
 def test_nothing_traced_says_what_to_run(tmp_path):
     result = run("--city", "helsinki", "--store", tmp_path / "empty", "-o", tmp_path / "a.tif")
     assert result.exit_code == 2

@@ -1,7 +1,8 @@
 """Layers of radio maps for geographic information systems: GeoTIFF files in the right place."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import xarray as xr
@@ -12,7 +13,7 @@ from ueloc_core.geodata.georeference import geotiff_bytes, grid_coordinates, rep
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.cube import open_cube, window_of
 from ueloc_core.radio.cube_layers import LAYERS, RSRP
-from ueloc_core.radio.layers import derived_layers
+from ueloc_core.radio.layers import OF_PLACES, OF_SECTORS, derived_layers
 from ueloc_core.radio.mosaic import covered_window, own_window
 
 BEST_SERVER = "best_server"
@@ -176,19 +177,13 @@ def derived_layer(
     RadioError
         If there is no such layer or sector, or the layer needs a sector or has none.
     """
+    check_derived(city, layer, sector_id)
     window = None
     if sector_id is not None:
         window = atlas.windows[int(atlas.indices(np.array([sector_id]))[0])]
     derived = derived_layers(city, atlas, window)
-    _check_layer(layer, [*LAYERS, BEST_SERVER, *(str(name) for name in derived.data_vars)])
+    _check_layer(layer, [str(name) for name in derived.data_vars])
     raster = derived[layer]
-    if ("sector" in raster.dims) != (sector_id is not None):
-        each = [str(name) for name in derived.data_vars if "sector" in derived[name].dims]
-        raise RadioError(
-            f"layer '{layer}' is {'not ' if sector_id else ''}one of a single sector",
-            where=city.name,
-            remedy=f"A sector has {', '.join(each)}; the other derived layers have none.",
-        )
     if sector_id is not None:
         raster = raster.sel(sector=sector_id, drop=True)
     if np.issubdtype(raster.dtype, np.signedinteger):
@@ -196,6 +191,29 @@ def derived_layer(
     return raster
 
 
-def _check_layer(layer: str, known: list[str]) -> None:
+def check_derived(city: City, layer: str, sector_id: int | None) -> None:
+    """Refuse what is no derived layer, before anything is read or computed.
+
+    Raises
+    ------
+    RadioError
+        If there is no such layer, or it needs a sector or has none.
+    """
+    derived = (*OF_SECTORS, *OF_PLACES)
+    if layer not in derived:
+        _refuse_layer(layer, dict.fromkeys((*STORED, *derived)))
+    if (layer in OF_SECTORS) != (sector_id is not None):
+        raise RadioError(
+            f"layer '{layer}' is {'not ' if sector_id is not None else ''}one of a single sector",
+            where=city.name,
+            remedy=f"A sector has {', '.join(OF_SECTORS)}; the other derived layers have none.",
+        )
+
+
+def _check_layer(layer: str, known: Collection[str]) -> None:
     if layer not in known:
-        raise RadioError(f"unknown layer '{layer}'", remedy=f"Known: {', '.join(known)}.")
+        _refuse_layer(layer, known)
+
+
+def _refuse_layer(layer: str, known: Iterable[str]) -> NoReturn:
+    raise RadioError(f"unknown layer '{layer}'", remedy=f"Known: {', '.join(known)}.")

@@ -4,15 +4,16 @@ They are the means that reports scatter around: each is computed by the function
 that the measurement model uses, from the mapped levels instead of drawn ones.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pyproj import CRS
 
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
+from ueloc_core.geodata.georeference import grid_coordinates
 from ueloc_core.grid import Window
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.link import (
@@ -34,13 +35,16 @@ _OF_PLACE = ("y", "x")
 _NO_SECTOR = 0  # sector_id are above 0
 _MISSING = -1
 
-# units and long_name
-_NAMES: dict[str, tuple[str, str]] = {
+OF_SECTORS: Mapping[str, tuple[str, str]] = {
     "rsrp_dbm": ("dBm", "synchronisation-signal reference signal received power"),
     "snr_db": ("dB", "signal-to-noise ratio of a resource element"),
     "sinr_db": ("dB", "signal-to-interference-and-noise ratio of a resource element"),
     "rsrq_db": ("dB", "synchronisation-signal reference signal received quality"),
     "timing_advance": ("1", "timing advance of the first arrival; -1 where unknown"),
+}
+"""Layers of each sector, dims (sector, y, x): units and long_name by name."""
+
+OF_PLACES: Mapping[str, tuple[str, str]] = {
     "rssi_dbm": ("dBm", "received signal strength over the carrier"),
     "best_server": ("1", "sector_id of the strongest sector; 0 where none is known"),
     "serving_rsrp_dbm": ("dBm", "RSRP of the best server"),
@@ -50,6 +54,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "throughput_mbps": ("Mbit s-1", "single-layer downlink throughput with all resource blocks"),
     "serving_timing_advance": ("1", "timing advance to the best server; -1 where unknown"),
 }
+"""Layers of all sectors together, dims (y, x): units and long_name by name."""
 
 
 def derived_layers(city: City, atlas: MapAtlas, window: Window | None = None) -> xr.Dataset:
@@ -92,13 +97,47 @@ def derived_layers(city: City, atlas: MapAtlas, window: Window | None = None) ->
         [i for i, own in enumerate(atlas.windows) if window.intersection(own) is not None],
         dtype=np.int64,
     )
-    layers = _levels_and_quality(city, atlas.maps_in(window, chosen)[0])
-    layers |= _of_best_server(city, layers, atlas.sectors.sector_id.to_numpy()[chosen])
-    if atlas.first_arrival_ns is not None:
-        delays_ns = _delays_in(atlas, atlas.first_arrival_ns, window, chosen)
-        layers |= _timing(city, layers, delays_ns)
+    delays_ns = atlas.first_arrival_ns
+    if delays_ns is not None:
+        delays_ns = _delays_in(atlas, delays_ns, window, chosen)
+    sector_ids = atlas.sectors.sector_id.to_numpy()[chosen]
+    return layers_of(city, window, sector_ids, atlas.maps_in(window, chosen)[0], delays_ns)
+
+
+def layers_of(
+    city: City,
+    window: Window,
+    sector_ids: NDArray[np.int64],
+    rsrp_dbm: NDArray[np.float32],
+    first_arrival_ns: NDArray[np.float32] | None = None,
+) -> xr.Dataset:
+    """What follows from the maps of some sectors over a window.
+
+    Parameters
+    ----------
+    city
+        As of `derived_layers`.
+    window
+        Where.
+    sector_ids
+        The sectors, from the lowest: shape (sector,).
+    rsrp_dbm
+        Their levels [dBm], shape (sector, rows, columns); NaN where unknown. What is not among
+        them interferes nowhere.
+    first_arrival_ns
+        One-way delay of their first detected paths [ns], of the same shape; None for no timing
+        advance.
+
+    Returns
+    -------
+    As of `derived_layers`.
+    """
+    layers = _levels_and_quality(city, rsrp_dbm)
+    layers |= _of_best_server(city, layers, sector_ids)
+    if first_arrival_ns is not None:
+        layers |= _timing(city, layers, first_arrival_ns)
     del layers["_best"]
-    return _dataset(city, window, atlas.sectors.sector_id.to_numpy()[chosen], layers)
+    return _dataset(city, window, sector_ids, layers)
 
 
 def _levels_and_quality(city: City, rsrp_dbm: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -195,34 +234,27 @@ def _timing(
 def _dataset(
     city: City, window: Window, sector_ids: NDArray[np.int64], layers: dict[str, NDArray[Any]]
 ) -> xr.Dataset:
-    x0, y0, _, _ = window.bounds_m
-    radio, cell_m = city.radio, window.cell_m
-    mapping = {
-        **CRS.from_user_input(city.crs_code).to_cf(),
-        "GeoTransform": f"{x0} {cell_m} 0 {y0} 0 {cell_m}",
-    }
+    radio = city.radio
     variables = {
         name: (
             _OF_SECTOR if layers[name].ndim == 3 else _OF_PLACE,
             layers[name],
             {"units": units, "long_name": long_name, "grid_mapping": "spatial_ref"},
         )
-        for name, (units, long_name) in _NAMES.items()
+        for name, (units, long_name) in {**OF_SECTORS, **OF_PLACES}.items()
         if name in layers
     }
     return xr.Dataset(
         variables,
         coords={
             "sector": ("sector", sector_ids, {"units": "1", "long_name": "sector_id"}),
-            "y": ("y", window.y_centres_m, _axis("y", "northing")),
-            "x": ("x", window.x_centres_m, _axis("x", "easting")),
-            "spatial_ref": ((), np.int64(0), mapping),
+            **grid_coordinates(city.crs_code, window),
         },
         attrs={
             "Conventions": "CF-1.11",
             "title": "layers derived from the radio maps of all sectors",
             "crs": city.crs_code,
-            "cell_m": cell_m,
+            "cell_m": window.cell_m,
             "frequency_hz": radio.frequency_hz,
             "load": radio.load,
             "noise_dbm": noise_per_resource_element_dbm(radio.numerology, radio.noise_figure_db),
@@ -233,11 +265,3 @@ def _dataset(
             "attribution": "(c) OpenStreetMap contributors, ODbL 1.0",
         },
     )
-
-
-def _axis(name: str, direction: str) -> dict[str, str]:
-    return {
-        "units": "m",
-        "long_name": f"{direction} of the centre of the grid cell",
-        "standard_name": f"projection_{name}_coordinate",
-    }
