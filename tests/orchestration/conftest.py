@@ -6,7 +6,7 @@ They write real files of the right form in no time, so the contracts between the
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,24 +18,35 @@ from matplotlib.figure import Figure
 
 from ueloc_core.city import City, load_city
 from ueloc_core.provenance import ArtifactKey, Store
-from ueloc_core.units import db_to_linear, free_space_gain_db
+from ueloc_core.radio.ray_tracing import CellMap, SiteMaps
+from ueloc_core.units import SPEED_OF_LIGHT_M_S, db_to_linear, free_space_gain_db, linear_to_db
 
 
 def free_space(work):
     """Friis and a smooth antenna instead of rays; ray sets differ by a few percent."""
     for unit in work:
         plane = unit.grid
-        x_m = (np.arange(plane.columns) + 0.5 - plane.columns / 2) * plane.cell_m
-        y_m = (np.arange(plane.rows) + 0.5 - plane.rows / 2) * plane.cell_m
-        east_m, north_m = np.meshgrid(x_m + plane.centre_m[0], y_m + plane.centre_m[1])
-        gains = []
-        for mast in unit.transmitters:
-            dx_m, dy_m = east_m - mast.position_m[0], north_m - mast.position_m[1]
-            distance_m = np.hypot(np.hypot(dx_m, dy_m), mast.position_m[2])
-            off = np.arctan2(dx_m, dy_m) - np.radians(mast.azimuth_deg)
-            gain = db_to_linear(free_space_gain_db(distance_m, unit.frequency_hz))
-            gains.append(gain * (1.1 + np.cos(off)) * (1 + 0.02 * np.sin(unit.ray_set.rays)))
-        yield np.array(gains, dtype=np.float32)
+        x_m, y_m = (
+            corner_m + plane.cell_m * (np.arange(count) + 0.5) - mast_m
+            for corner_m, count, mast_m in zip(
+                plane.corner_m, (plane.columns, plane.rows), unit.mast_m[:2], strict=True
+            )
+        )
+        east_m, north_m = np.meshgrid(x_m, y_m)
+        distance_m = np.hypot(np.hypot(east_m, north_m), unit.mast_m[2])
+        friis = db_to_linear(free_space_gain_db(distance_m, unit.frequency_hz))
+        spread = 1 + 0.02 * np.sin(unit.ray_set.seed)
+        seen = np.ones(plane.shape, dtype=np.float32)
+        maps = []
+        for sector in unit.sectors:
+            off = np.arctan2(east_m, north_m) - np.radians(sector.azimuth_deg)
+            gain_db = linear_to_db(friis * (1.1 + np.cos(off)) * spread)
+            delay_ns = distance_m / SPEED_OF_LIGHT_M_S * 1e9
+            layers = dict.fromkeys((field.name for field in fields(CellMap)), 0.5 * seen)
+            layers |= {"path_gain_db": gain_db.astype(np.float32), "ray_hits": seen}
+            layers |= dict.fromkeys(("first_arrival_ns", "mean_delay_ns"), delay_ns)
+            maps.append(CellMap(**layers))
+        yield SiteMaps(maps, seen, seen)
 
 
 def quick_map_error(city, atlas, reports, out):
