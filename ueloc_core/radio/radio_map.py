@@ -2,9 +2,7 @@
 
 import hashlib
 import importlib.metadata
-import io
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +19,7 @@ from ueloc_core.grid import Tile, Window
 from ueloc_core.radio.antennas import antenna_named
 from ueloc_core.radio.cube import CUBE_STORE, make_cube, write_cube
 from ueloc_core.radio.cube_layers import LAYERS
+from ueloc_core.radio.map_preview import write_layers, write_preview
 from ueloc_core.radio.ray_tracing import (
     Interactions,
     Plane,
@@ -49,7 +48,9 @@ def build_radio_map(
     belief: Belief,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trace the sectors that a tile owns and write `CUBE_STORE` and ``preview.png``.
+    """Trace the sectors that a tile owns.
+
+    Writes `CUBE_STORE`, ``preview.png`` and ``layers.png`` (all layers of the first sector).
 
     Parameters
     ----------
@@ -86,7 +87,9 @@ def build_radio_map(
     traced = sectors.set_index("sector_id").loc[names].reset_index()
     cube = make_cube(city, traced, windows, stacked, _provenance(city, belief))
     stored_bytes = write_cube(cube, out / CUBE_STORE)
-    _preview(cube, out / "preview.png")
+    write_preview(cube, out / "preview.png")
+    if names:
+        write_layers(cube, 0, out / "layers.png")
     return {
         "sectors": len(names),
         **_shares(cube),
@@ -199,33 +202,3 @@ def _shares(cube: xr.Dataset) -> dict[str, float | None]:
 def _median(values: NDArray[np.floating[Any]]) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if finite.size else None
-
-
-def _preview(cube: xr.Dataset, path: Path) -> None:
-    """Draw each sector's RSRP, at most 50 kB."""
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    count = cube.sizes["sector"]
-    columns = max(1, min(6, count))
-    rows = max(1, math.ceil(count / columns))
-    figure = Figure(figsize=(1.4 * columns, 1.5 * rows + 0.3), dpi=60, layout="constrained")
-    for index in range(count):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(
-            cube.rsrp_dbm.values[index][::2, ::2],
-            origin="lower",
-            vmin=-130,
-            vmax=-60,
-            cmap=mpl.colormaps["viridis"],
-        )
-        axes.set_title(str(int(cube.sector[index])), fontsize=6)
-        axes.set_axis_off()
-    figure.suptitle(
-        f"RSRP {'-130 to -60 dBm' if count else '(no sector stands here)'}, "
-        "(c) OpenStreetMap contributors",
-        fontsize=6,
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    path.write_bytes(buffer.getvalue())

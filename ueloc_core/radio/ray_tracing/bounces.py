@@ -7,11 +7,12 @@ longer reach a terminal are dropped.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ueloc_core.errors import RadioError
 from ueloc_core.radio.ray_tracing.contributions import Contributions, power_of_fields
 from ueloc_core.radio.ray_tracing.engine import RayScene, drjit, rows, sionna_rt
 from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
@@ -36,6 +37,11 @@ class Interactions:
     reflection, refraction, scattering
         Specular reflection, transmission through walls, and diffuse scattering (where a material
         has a scattering coefficient).
+
+    Raises
+    ------
+    RadioError
+        If the depth is negative.
     """
 
     max_depth: int
@@ -43,6 +49,14 @@ class Interactions:
     reflection: bool = True
     refraction: bool = False
     scattering: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_depth < 0:
+            raise RadioError(
+                f"max_depth = {self.max_depth}",
+                where="interactions",
+                remedy="Give 0 (the direct path alone) or more.",
+            )
 
 
 class CrossingTest:
@@ -114,20 +128,28 @@ def trace_rays(
     if interactions.max_depth == 0:
         return
     dr, mi = drjit(), sionna_rt().mi
-    directions, solid_angles = launch.directions(ray_set)
-    dr.eval(directions, solid_angles)
-    count = dr.width(solid_angles)
+    launched = _Launched(*launch.directions(ray_set), ray_set.rays // ray_set.batches)
+    dr.eval(launched.directions, launched.solid_angles)
+    count = dr.width(launched.solid_angles)
     seeds = ray_set.rng("bounces")
     for first in range(0, count, _CHUNK):
         index = dr.arange(mi.UInt, min(_CHUNK, count - first)) + dr.opaque(mi.UInt, first)
-        batch = index // dr.opaque(mi.UInt, ray_set.rays // ray_set.batches)
-        rays = _Rays.leaving(
-            mast_m,
-            dr.gather(mi.Vector3f, directions, index),
-            dr.gather(mi.Float, solid_angles, index),
-            batch,
-        )
-        yield from _bounce(scene, crossings, interactions, rays, seeds)
+        rays = _Rays.leaving(mast_m, launched, index)
+        for part, ray in _bounce(scene, crossings, interactions, rays, seeds):
+            yield replace(
+                part,
+                batch=np.array(ray // launched.each, dtype=np.int64),
+                departure=rows(dr.gather(mi.Vector3f, launched.directions, ray)),
+            )
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """All rays as they leave the mast: directions, solid angles [sr], and rays of a batch."""
+
+    directions: Any
+    solid_angles: Any
+    each: int
 
 
 @dataclass
@@ -135,46 +157,41 @@ class _Rays:
     """Rays under way: Dr.Jit arrays of one width."""
 
     ray: Any
-    departure: Any
+    index: Any  # among all rays that left the mast
     length: Any  # [m]
     free: Any  # [m] since the last scattering, which a ray tube starts anew
     solid_angle: Any  # [sr]
-    batch: Any
     zenith: Any  # Jones vector of the unit source along the zenith unit vector
     azimuth: Any
 
     @classmethod
-    def leaving(cls, mast_m: Any, direction: Any, solid_angle: Any, batch: Any) -> "_Rays":
-
+    def leaving(cls, mast_m: Any, launched: "_Launched", index: Any) -> "_Rays":
         dr, mi = drjit(), sionna_rt().mi
-        n = dr.width(solid_angle)
+        n = dr.width(index)
         one, none = dr.full(mi.Float, 1.0, n), dr.zeros(mi.Float, n)
         origin = mi.Point3f(*(dr.full(mi.Float, v, n) for v in mast_m))
         return cls(
-            ray=mi.Ray3f(origin, direction),
-            departure=mi.Vector3f(direction),
+            ray=mi.Ray3f(origin, dr.gather(mi.Vector3f, launched.directions, index)),
+            index=index,
             length=mi.Float(none),
             free=mi.Float(none),
-            solid_angle=solid_angle,
-            batch=batch,
+            solid_angle=dr.gather(mi.Float, launched.solid_angles, index),
             zenith=mi.Vector4f(one, none, none, none),
             azimuth=mi.Vector4f(none, one, none, none),
         )
 
-    def chosen(self, index: Any) -> "_Rays":
-
+    def chosen(self, left: Any) -> "_Rays":
         dr, mi = drjit(), sionna_rt().mi
         kept = _Rays(
             ray=mi.Ray3f(
-                dr.gather(mi.Point3f, self.ray.o, index), dr.gather(mi.Vector3f, self.ray.d, index)
+                dr.gather(mi.Point3f, self.ray.o, left), dr.gather(mi.Vector3f, self.ray.d, left)
             ),
-            departure=dr.gather(mi.Vector3f, self.departure, index),
-            length=dr.gather(mi.Float, self.length, index),
-            free=dr.gather(mi.Float, self.free, index),
-            solid_angle=dr.gather(mi.Float, self.solid_angle, index),
-            batch=dr.gather(mi.UInt, self.batch, index),
-            zenith=dr.gather(mi.Vector4f, self.zenith, index),
-            azimuth=dr.gather(mi.Vector4f, self.azimuth, index),
+            index=dr.gather(mi.UInt, self.index, left),
+            length=dr.gather(mi.Float, self.length, left),
+            free=dr.gather(mi.Float, self.free, left),
+            solid_angle=dr.gather(mi.Float, self.solid_angle, left),
+            zenith=dr.gather(mi.Vector4f, self.zenith, left),
+            azimuth=dr.gather(mi.Vector4f, self.azimuth, left),
         )
         dr.eval(kept.__dict__)
         return kept
@@ -186,8 +203,8 @@ def _bounce(
     interactions: Interactions,
     rays: _Rays,
     seeds: np.random.Generator,
-) -> Iterator[Contributions]:
-
+) -> Iterator[tuple[Contributions, Any]]:
+    """Paths, still without batch and departure, and the rays that they belong to."""
     dr = drjit()
     ceiling_m = scene.ceiling_m(crossings.grid.highest_m)
     spread = scene.wavelength_m / (4.0 * math.pi)
@@ -244,27 +261,30 @@ def _interact(
         choice, lobe = sampler.next_1d(), sampler.next_2d()
     else:
         choice, lobe = mi.Float(0.5), mi.Point2f(0.5, 0.5)
-    # the matrix depends on the field by nothing but the scattering of polarized fields, for
-    # which the two sources are unit fields already
-    found, jones = face.bsdf().sample(context, face, choice, lobe, active)
-    matrix = spectrum_to_matrix_4f(jones)
+    fields: list[Any] = []
+    for field in (rays.zenith, rays.azimuth):
+        # only scattering asks for the field: else the matrix of the first serves the second
+        if interactions.scattering or not fields:
+            face.duv_dx, face.duv_dy = mi.Vector2f(field.x, field.y), mi.Vector2f(field.z, field.w)
+            found, jones = face.bsdf().sample(context, face, choice, lobe, active)
+            matrix = spectrum_to_matrix_4f(jones)
+        fields.append(mi.Vector4f(matrix @ field))
     scattered = found.sampled_component == InteractionType.DIFFUSE
     nothing = found.sampled_component == InteractionType.NONE
     return _Rays(
         ray=face.spawn_ray(found.wo),
-        departure=rays.departure,
+        index=rays.index,
         length=rays.length + met.t,
         free=dr.select(scattered, 0.0, rays.free + met.t),
         solid_angle=dr.select(scattered, dr.two_pi, rays.solid_angle),
-        batch=rays.batch,
-        zenith=dr.select(nothing, 0.0, mi.Vector4f(matrix @ rays.zenith)),
-        azimuth=dr.select(nothing, 0.0, mi.Vector4f(matrix @ rays.azimuth)),
+        zenith=dr.select(nothing, 0.0, fields[0]),
+        azimuth=dr.select(nothing, 0.0, fields[1]),
     )
 
 
 def _crossings(
     scene: RayScene, crossings: CrossingTest, rays: _Rays, obstacle: Any
-) -> Iterator[Contributions]:
+) -> Iterator[tuple[Contributions, Any]]:
     """Grid cells that straight pieces of rays cross before they meet an obstacle."""
     dr, mi = drjit(), sionna_rt().mi
     grid = crossings.grid
@@ -294,7 +314,7 @@ def _crossings(
 
 def _contributions(
     scene: RayScene, grid: Grid, rays: _Rays, hit: Any, at: tuple[Any, ...]
-) -> Contributions:
+) -> tuple[Contributions, Any]:
 
     dr, mi = drjit(), sionna_rt().mi
     cell, place, free, area, distance = at
@@ -308,18 +328,18 @@ def _contributions(
         scale * dr.rcp(dr.square(free)),
     )
     weight = area * dr.square(free)
-    departure = dr.gather(mi.Vector3f, rays.departure, hit)
-    batch = dr.gather(mi.UInt, rays.batch, hit)
+    ray = dr.gather(mi.UInt, rays.index, hit)
     cell, place = dr.gather(mi.UInt, cell, hit), dr.gather(mi.Point3f, place, hit)
-    dr.eval(length, arrival, power, weight, departure, batch, cell, place)
+    dr.eval(length, arrival, power, weight, ray, cell, place)
     cells = np.array(cell, dtype=np.int64)
     direction = rows(arrival)
-    return Contributions(
+    found = Contributions(
         cell=cells,
-        batch=np.array(batch, dtype=np.int64),
+        batch=np.zeros(len(cells), dtype=np.int64),
         weight=np.array(weight),
         length_m=to_centre(np.array(length), direction, rows(place), cells, grid),
-        departure=rows(departure),
+        departure=np.zeros_like(direction),
         arrival=direction,
         power=np.stack([np.array(p) for p in power], axis=1),
     )
+    return found, ray

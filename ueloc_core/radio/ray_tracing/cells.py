@@ -137,7 +137,7 @@ def combine_batches(
     Parameters
     ----------
     gains
-        Linear gains of shape (batch, ...), at least two.
+        Linear gains of shape (batch, ...).
 
     Returns
     -------
@@ -148,7 +148,7 @@ def combine_batches(
     count = len(gains)
     mean = gains.mean(axis=0)
     heard = mean > _SMALLEST_GAIN
-    spread = gains.std(axis=0, ddof=1) / math.sqrt(count)
+    spread = gains.std(axis=0, ddof=min(1, count - 1)) / math.sqrt(count)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_db = np.where(heard, 10.0 * np.log10(mean), np.nan)
         told = heard & ((gains > 0).sum(axis=0) > 1)

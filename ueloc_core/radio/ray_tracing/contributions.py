@@ -52,6 +52,22 @@ class Contributions:
     def __len__(self) -> int:
         return len(self.cell)
 
+    def __getitem__(self, chosen: NDArray[Any]) -> "Contributions":
+        return Contributions(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @classmethod
+    def none(cls) -> "Contributions":
+        """No paths."""
+        return cls(
+            cell=np.zeros(0, dtype=np.int64),
+            batch=np.zeros(0, dtype=np.int64),
+            weight=np.zeros(0, dtype=np.float32),
+            length_m=np.zeros(0, dtype=np.float32),
+            departure=np.zeros((0, 3), dtype=np.float32),
+            arrival=np.zeros((0, 3), dtype=np.float32),
+            power=np.zeros((0, 4), dtype=np.float32),
+        )
+
     @classmethod
     def joined(cls, parts: "Iterable[Contributions]") -> "Contributions":
         """All paths of several sets."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ueloc_core.errors import RadioError
 from ueloc_core.radio.antennas import Antenna, direction_of, field_components
 from ueloc_core.radio.ray_tracing.contributions import Contributions
 from ueloc_core.radio.ray_tracing.engine import drjit, sionna_rt
@@ -26,6 +27,11 @@ class Sector:
         Boresight, clockwise from north [deg].
     downtilt_deg, electrical_tilt_deg
         Mechanical and electrical tilt, below the horizon is positive [deg].
+
+    Raises
+    ------
+    RadioError
+        If an angle is not finite.
     """
 
     antenna: Antenna
@@ -33,19 +39,29 @@ class Sector:
     downtilt_deg: float
     electrical_tilt_deg: float = 0.0
 
+    def __post_init__(self) -> None:
+        angles_deg = self.azimuth_deg, self.downtilt_deg, self.electrical_tilt_deg
+        if not np.isfinite(angles_deg).all():
+            raise RadioError(
+                f"azimuth and tilts of {angles_deg} degrees",
+                where=f"sector with antenna {self.antenna.name}",
+                remedy="Give finite angles.",
+            )
+
 
 class Departures:
     """Directions of departure of paths, and what the paths carry, ready for any sector."""
 
     def __init__(self, paths: Contributions) -> None:
-
+        self._count = len(paths)
+        if not self._count:
+            return
         dr, mi = drjit(), sionna_rt().mi
         x, y, z = (mi.Float(np.ascontiguousarray(v)) for v in paths.departure.T)
         self._zenith_deg = dr.rad2deg(dr.acos(dr.clip(z, -1.0, 1.0)))
         self._azimuth_deg = dr.rad2deg(dr.atan2(x, y))
         self._power = mi.Vector4f(*(mi.Float(np.ascontiguousarray(v)) for v in paths.power.T))
         dr.eval(self._zenith_deg, self._azimuth_deg)
-        self._count = len(paths)
 
     def gain(self, sector: Sector) -> NDArray[np.float32]:
         """Path gain of a sector along each path, shape (n,)."""

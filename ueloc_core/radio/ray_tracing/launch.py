@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ueloc_core.errors import RadioError
 from ueloc_core.radio.ray_tracing.engine import drjit, sionna_rt
 
 _TAIL = 2.0  # the unfolded distance reaches this multiple of the core radius
@@ -39,12 +40,39 @@ class RaySet:
     points
         Points in each grid cell and batch that are looked at from the mast and over edges: a
         square number.
+
+    Raises
+    ------
+    RadioError
+        If a number is out of range.
     """
 
     rays: int
     seed: int
     batches: int = 4
     points: int = 4
+
+    def __post_init__(self) -> None:
+        if self.batches < 2:
+            raise RadioError(
+                f"batches = {self.batches}",
+                where="ray set",
+                remedy="The standard error needs two independent batches or more.",
+            )
+        if self.rays < self.batches:
+            raise RadioError(
+                f"rays = {self.rays}, fewer than the {self.batches} batches",
+                where="ray set",
+                remedy="Give each batch a ray or more.",
+            )
+        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
+            raise RadioError(
+                f"points = {self.points}",
+                where="ray set",
+                remedy="Give a square number: 1, 4, 9, 16, ...",
+            )
+        if self.seed < 0:
+            raise RadioError(f"seed = {self.seed}", where="ray set", remedy="Give 0 or more.")
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Random numbers for one purpose."""
@@ -64,11 +92,15 @@ class Launch:
     steepest
         Greatest slope (rise over distance) at which a ray can meet a terminal; 0 or less where
         all terminals are below the horizon that the cone covers.
+    both_ways
+        Half of the cone's rays rise instead of falling: all terminals are above the mast, and are
+        reached by way of walls or of the ground.
     """
 
     core_m: float
     drop_m: float
     steepest: float = 0.0
+    both_ways: bool = False
 
     @property
     def reach_m(self) -> float:
@@ -112,6 +144,9 @@ class Launch:
             band_angle = (dr.two_pi * width / (each * band)) * flat * dr.sqrt(flat)
             slope = dr.select(rising, band_slope, slope)
             solid_angle = dr.select(rising, band_angle, solid_angle)
+        if self.both_ways:
+            slope = dr.select((within & 1) == 1, -slope, slope)
+            solid_angle *= 2.0
         sine, cosine = dr.sincos(angle)
         return dr.normalize(mi.Vector3f(cosine, sine, slope)), solid_angle
 

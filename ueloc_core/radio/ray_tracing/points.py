@@ -55,7 +55,7 @@ def outdoor_share(scene: RayScene, grid: Grid) -> NDArray[np.float64]:
     y = grid.corner_m[1] + step * (np.arange(grid.rows * _SIDE) + 0.5)
     x, y = np.meshgrid(x, y)
     places = np.stack([x.ravel(), y.ravel(), grid.height_at(x, y).ravel()], axis=1)
-    free = ~_indoors(scene, places).reshape(grid.rows, _SIDE, grid.columns, _SIDE)
+    free = ~indoors(scene, places).reshape(grid.rows, _SIDE, grid.columns, _SIDE)
     return np.asarray(free.mean(axis=(1, 3)))
 
 
@@ -85,9 +85,7 @@ def cell_points(
         x = grid.corner_m[0] + step * (column + rng.random(len(column)))
         y = grid.corner_m[1] + step * (row + rng.random(len(row)))
         places = np.stack([x, y, grid.height_at(x, y)], axis=1)
-        free = np.flatnonzero(
-            ~_indoors(scene, places) if share.min() < 1 else np.ones(len(x), bool)
-        )
+        free = np.flatnonzero(~indoors(scene, places) if share.min() < 1 else np.ones(len(x), bool))
         weight = 1.0 / (side**2 * share.ravel()[cell[free]])
         parts.append((places[free], cell[free], np.full(len(free), batch), weight))
     places, cells, batches, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -172,7 +170,7 @@ def to_centre(
     return np.asarray(length_m + (offset * direction).sum(axis=1), dtype=np.float32)
 
 
-def _indoors(scene: RayScene, places_m: NDArray[np.float64]) -> NDArray[np.bool_]:
+def indoors(scene: RayScene, places_m: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which places lie in a building: the first face above looks away from them."""
     mi = sionna_rt().mi
     if not len(places_m):

@@ -1,10 +1,13 @@
 """Where radio maps are gathered: a horizontal plane, or a surface that follows the ground."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ueloc_core.errors import RadioError
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,11 @@ class Plane:
         Side of a grid cell [m].
     height_m
         Height of the plane (z) [m].
+
+    Raises
+    ------
+    RadioError
+        If it has no grid cell, or a number is not finite.
     """
 
     corner_m: tuple[float, float]
@@ -28,6 +36,11 @@ class Plane:
     rows: int
     cell_m: float
     height_m: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not math.isfinite(self.height_m):
+            raise RadioError(f"height_m = {self.height_m}", where="grid", remedy="Give a number.")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,11 +73,31 @@ class Surface:
     heights_m
         Heights (z) of the corners of the grid cells [m], shape (rows + 1, columns + 1), row 0 in
         the south.
+
+    Raises
+    ------
+    RadioError
+        If it has no grid cell, or a number is not finite.
     """
 
     corner_m: tuple[float, float]
     cell_m: float
     heights_m: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.heights_m) != 2:
+            raise RadioError(
+                f"heights of shape {np.shape(self.heights_m)}",
+                where="grid",
+                remedy="Give the heights of the corners of grid cells, (rows + 1, columns + 1).",
+            )
+        _check(self)
+        if unknown := int((~np.isfinite(self.heights_m)).sum()):
+            raise RadioError(
+                f"{unknown} of {self.heights_m.size} heights of the ground are not finite",
+                where="grid",
+                remedy="Materialize the terrain again.",
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,3 +150,15 @@ class Surface:
 
 
 Grid = Plane | Surface
+
+
+def _check(grid: Grid) -> None:
+    """Refuse what is no grid."""
+    if min(grid.rows, grid.columns) < 1:
+        raise RadioError(
+            f"{grid.rows} rows of {grid.columns} grid cells", where="grid", remedy="Give some."
+        )
+    if not (grid.cell_m > 0 and math.isfinite(grid.cell_m)):
+        raise RadioError(f"cell_m = {grid.cell_m}", where="grid", remedy="Give a size in metres.")
+    if not all(math.isfinite(value) for value in grid.corner_m):
+        raise RadioError(f"corner_m = {grid.corner_m}", where="grid", remedy="Give two numbers.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ueloc_core.errors import RadioError
 from ueloc_core.radio.ray_tracing.bounces import CrossingTest, Interactions, trace_rays
 from ueloc_core.radio.ray_tracing.cells import CellMap, CellStatistics
 from ueloc_core.radio.ray_tracing.contributions import Contributions
@@ -14,7 +15,12 @@ from ueloc_core.radio.ray_tracing.diffraction import diffracted
 from ueloc_core.radio.ray_tracing.engine import RayScene
 from ueloc_core.radio.ray_tracing.far_field import Departures, Sector
 from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
-from ueloc_core.radio.ray_tracing.points import cell_points, line_of_sight, outdoor_share
+from ueloc_core.radio.ray_tracing.points import (
+    cell_points,
+    indoors,
+    line_of_sight,
+    outdoor_share,
+)
 from ueloc_core.radio.ray_tracing.receivers import Grid, Plane
 from ueloc_core.radio.ray_tracing.wedges import Wedges, seen_wedges, wedges_of
 
@@ -74,13 +80,33 @@ class SiteTracer:
             Where.
         ray_set
             How many rays and points, and which.
+
+        Raises
+        ------
+        RadioError
+            If the mast's place is not finite, in a building or underground.
         """
+        mast_m = self._checked(mast_m)
         share = outdoor_share(self.scene, grid)
         paths, seen = self.paths(mast_m, grid, share, ray_set)
         departures = Departures(paths)
         statistics = CellStatistics(paths, grid.shape, ray_set.batches)
         maps = [statistics.of(departures.gain(sector)) for sector in sectors]
         return SiteMaps(maps, seen, share.astype(np.float32))
+
+    def _checked(self, mast_m: tuple[float, float, float]) -> tuple[float, float, float]:
+        """The place of a mast, as Python's floats, where an antenna can stand."""
+        x, y, z = (float(value) for value in mast_m)
+        where = f"antenna at ({x:g}, {y:g}, {z:g}) m in {self.scene.file}"
+        if not np.isfinite([x, y, z]).all():
+            raise RadioError("the place is not finite", where=where, remedy="Correct the site.")
+        if indoors(self.scene, np.array([[x, y, z]]))[0]:
+            raise RadioError(
+                "it stands in a building or underground",
+                where=where,
+                remedy="Move the site, or raise its antennas above the roof.",
+            )
+        return x, y, z
 
     def paths(
         self,
@@ -131,7 +157,8 @@ def launch_over(mast_m: tuple[float, float, float], grid: Grid) -> Launch:
     across, along = _farthest(mast_m, grid)
     core_m = float(np.hypot(across, along))
     if isinstance(grid, Plane):
-        return Launch(core_m, mast_m[2] - grid.height_m, steepest=-1.0)
+        drop = mast_m[2] - grid.height_m
+        return Launch(core_m, abs(drop), steepest=-1.0, both_ways=drop < 0.0)
     x = grid.corner_m[0] + grid.cell_m * np.arange(grid.columns + 1) - mast_m[0]
     y = grid.corner_m[1] + grid.cell_m * np.arange(grid.rows + 1) - mast_m[1]
     distance = np.maximum(np.hypot(*np.meshgrid(x, y)), 2 * grid.cell_m)

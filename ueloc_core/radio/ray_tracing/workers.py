@@ -4,6 +4,7 @@ Much of a pass is numpy's, on one thread, so two processes of one thread are fas
 two, and the sums of a map are in the same order every time: the same bits.
 """
 
+import ctypes
 import functools
 import multiprocessing
 import os
@@ -70,10 +71,22 @@ def trace(work: Sequence[Trace]) -> Iterator[SiteMaps]:
 def _workers() -> ProcessPoolExecutor:
     """The processes that trace; they stay for the next tile, with Sionna loaded."""
     return ProcessPoolExecutor(
-        max_workers=min(len(os.sched_getaffinity(0)), _MAX_WORKERS),
+        max_workers=1 if _has_cuda() else min(len(os.sched_getaffinity(0)), _MAX_WORKERS),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_use_one_thread,
     )
+
+
+def _has_cuda() -> bool:
+    """Whether a CUDA device is there, which Dr.Jit then takes: one process keeps it busy."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return False
+    return count.value > 0
 
 
 def _use_one_thread() -> None:
