@@ -246,3 +246,10 @@ def load_context(folder: Path) -> xr.Dataset:
             remedy="Materialize the scene again.",
         ) from error
     return loaded
+
+
+def outdoor_cells(context: xr.Dataset) -> NDArray[np.bool_]:
+    """Where a terminal can stand: in the city's area, in no building, on dry land or a road."""
+    dry = (context.water.values == 0) | (context.road.values > 0)
+    free = context.footprint.values == 0
+    return np.asarray(free & dry & (context.in_area.values == 1))

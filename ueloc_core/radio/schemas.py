@@ -1,4 +1,4 @@
-"""Contracts of the sectors' table and the radio maps' cube."""
+"""Contracts of the sectors' table, the radio maps' cube and the coverage."""
 
 import numpy as np
 import pandas as pd
@@ -7,6 +7,7 @@ import pandera.xarray as px
 import xarray as xr
 from pandera.typing import Series
 
+from ueloc_core.radio import coverage_layers
 from ueloc_core.radio.cube_layers import DIMS, LAYERS, REQUIRED, RSRP
 
 SITE_SOURCES = ("rooftop", "hexagonal", "street", "file", "osm")
@@ -111,6 +112,45 @@ RadioMapSchema = px.DatasetSchema(
     name="radio_map",
 )
 """Cube of one tile's sectors, each over its own window; row 0 is the southernmost."""
+
+
+def _known_together(coverage: xr.Dataset) -> bool:
+    served = coverage.best_server > 0
+    levels = ("serving_rsrp_dbm", "serving_sinr_db", "rssi_dbm", "throughput_mbps")
+    known = [coverage[name].notnull() for name in levels]
+    return all(bool((layer == served).all()) for layer in [*known, coverage.cqi >= 0])
+
+
+def _nothing_below_the_lowest_mcs(coverage: xr.Dataset) -> bool:
+    served = coverage.best_server > 0
+    idle = coverage.throughput_mbps == 0
+    return bool((idle == (served & (coverage.mcs < 0))).all())
+
+
+def _heard_where_served(coverage: xr.Dataset) -> bool:
+    strong = coverage.serving_rsrp_dbm >= coverage.attrs["detection_threshold_dbm"]
+    return bool((strong == (coverage.sectors_heard > 0)).all())
+
+
+CoverageSchema = px.DatasetSchema(
+    data_vars={
+        name: px.DataVar(
+            dtype=np.dtype(layer.dtype),
+            dims=coverage_layers.DIMS,
+            checks=px.Check.in_range(np.fmin(layer.lowest, layer.unknown), layer.highest),
+            nullable=bool(np.isnan(layer.unknown)),
+        )
+        for name, layer in coverage_layers.LAYERS.items()
+    },
+    coords={axis: px.Coordinate(dtype=np.float64, dims=(axis,)) for axis in ("x", "y")},
+    checks=[
+        px.Check(_known_together, error="levels and quality are known where best_server is"),
+        px.Check(_nothing_below_the_lowest_mcs, error="throughput_mbps is 0 where no mcs works"),
+        px.Check(_heard_where_served, error="sectors_heard counts the best server"),
+    ],
+    name="coverage",
+)
+"""Coverage of a city over all its tiles; row 0 is the southernmost."""
 
 
 def empty_sectors() -> pd.DataFrame:
