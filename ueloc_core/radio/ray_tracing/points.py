@@ -80,14 +80,16 @@ def cell_points(
     cell = ((row // side) * grid.columns + column // side).ravel()
     outdoors = share.ravel()[cell] > 0
     column, row, cell = column.ravel()[outdoors], row.ravel()[outdoors], cell[outdoors]
+    unsure = np.flatnonzero(share.ravel()[cell] < 1.0)  # elsewhere all points are outdoors
     parts = []
     for batch in range(ray_set.batches):
         x = grid.corner_m[0] + step * (column + rng.random(len(column)))
         y = grid.corner_m[1] + step * (row + rng.random(len(row)))
         places = np.stack([x, y, grid.height_at(x, y)], axis=1)
-        free = np.flatnonzero(~indoors(scene, places) if share.min() < 1 else np.ones(len(x), bool))
+        free = np.ones(len(places), dtype=bool)
+        free[unsure] = ~indoors(scene, places[unsure])
         weight = 1.0 / (side**2 * share.ravel()[cell[free]])
-        parts.append((places[free], cell[free], np.full(len(free), batch), weight))
+        parts.append((places[free], cell[free], np.full(int(free.sum()), batch), weight))
     places, cells, batches, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
     return CellPoints(places, cells, batches, weights.astype(np.float32))
 
