@@ -62,15 +62,20 @@ class AtlasInputs:
             found[f"radio_map/{name}"] = content_of(self.radio_maps[name], "radio_map.zarr")
         return found
 
-    def load(self, city: City) -> "MapAtlas":
-        """Compose the atlas."""
-        from ueloc_core.radio.atlas import MapAtlas
-
+    @property
+    def folders(self) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
+        """Folders of the scenes, the sites and the radio maps by tile name."""
         scenes, sites, radio_maps = (
             {name: artifact.path for name, artifact in tiles.items()}
             for tiles in (self.scenes, self.sites, self.radio_maps)
         )
-        return MapAtlas.load(city, scenes, sites, radio_maps)
+        return scenes, sites, radio_maps
+
+    def load(self, city: City) -> "MapAtlas":
+        """Compose the atlas."""
+        from ueloc_core.radio.atlas import MapAtlas
+
+        return MapAtlas.load(city, *self.folders)
 
 
 _FILES_READ = {

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.calibration import calibration
+from assets.coverage import coverage
 from assets.evaluation import evaluation
 from assets.map_error import map_error
 from assets.measurements import measurement_set, measurements
@@ -26,6 +27,7 @@ ASSETS = (
     sites,
     radio_map,
     world_radio_map,
+    coverage,
     measurements,
     measurement_set,
     map_error,

@@ -17,7 +17,11 @@ CITY_BEFORE_TILES = ("osm_extract",)
 TILE_STAGES = ("scene", "sites", "radio_map", "world_radio_map")
 TILE_AFTER_NEIGHBOURS = ("measurements",)
 CITY_AFTER_TILES = ("measurement_set", "map_error", "posterior_model", "calibration", "evaluation")
-"""Stages in the order of the lineage; those of one line share a partition and so a run."""
+CITY_MAPS = ("coverage",)
+"""Stages in the order of the lineage; those of one line share a partition and so a run.
+
+No stage reads the city's maps, so they come last and keep nobody waiting.
+"""
 
 build_scenes = dg.define_asset_job(
     "build_scenes",
@@ -28,6 +32,11 @@ trace_radio_maps = dg.define_asset_job(
     "trace_radio_maps",
     ["radio_map", "world_radio_map"],
     description="Ray-trace the sectors of a tile under both beliefs.",
+)
+map_coverage = dg.define_asset_job(
+    "map_coverage",
+    ["coverage"],
+    description="Best server, quality and throughput all over a city, from its radio maps.",
 )
 simulate_measurements = dg.define_asset_job(
     "simulate_measurements",
@@ -67,4 +76,11 @@ def build_regenerate_city(assets: Sequence[dg.AssetsDefinition]) -> dg.JobDefini
     return regenerate_city
 
 
-ASSET_JOBS = (build_scenes, trace_radio_maps, simulate_measurements, train_posterior, evaluate)
+ASSET_JOBS = (
+    build_scenes,
+    trace_radio_maps,
+    map_coverage,
+    simulate_measurements,
+    train_posterior,
+    evaluate,
+)

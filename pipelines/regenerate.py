@@ -24,6 +24,7 @@ from pipelines.instance import open_instance, owner_tags, recover_killed_runs
 from pipelines.jobs import (
     CITY_AFTER_TILES,
     CITY_BEFORE_TILES,
+    CITY_MAPS,
     TILE_AFTER_NEIGHBOURS,
     TILE_STAGES,
 )
@@ -34,7 +35,7 @@ from ueloc_core.provenance import ArtifactKey
 
 METHODS = ("network", "oracle", "knn", "strongest_sector")
 COLUMNS = {"median_m": "median", "p67_m": "67%", "p90_m": "90%", "coverage_90": "coverage 90%"}
-STAGES = (*CITY_BEFORE_TILES, *TILE_STAGES, *TILE_AFTER_NEIGHBOURS, *CITY_AFTER_TILES)
+STAGES = (*CITY_BEFORE_TILES, *TILE_STAGES, *TILE_AFTER_NEIGHBOURS, *CITY_AFTER_TILES, *CITY_MAPS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def plan(city: City) -> Iterator[Step]:
         for tile in city.tile_names:
             yield Step(tile_key(city, tile), stages)
     yield Step(city.name, CITY_AFTER_TILES)
+    yield Step(city.name, CITY_MAPS)
 
 
 def regenerate(

@@ -100,6 +100,7 @@ STAGES = {
     "scene": "ueloc_core.scene.mitsuba.build_scene",
     "sites": "ueloc_core.radio.sites.build_sites",
     "radio_map": "ueloc_core.radio.radio_map.build_radio_map",
+    "coverage": "ueloc_core.radio.coverage.build_coverage",
     "measurements": "ueloc_core.measurement.tracks.build_measurements",
     "measurement_set": "ueloc_core.measurement.splits.build_measurement_set",
     "map_error": "ueloc_core.measurement.map_error.build_map_error",
@@ -140,7 +141,7 @@ def test_every_contract_was_checked_and_kept(finished: Finished):
         for key in graph.asset_check_keys:
             (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
             assert record.status.value == "SUCCEEDED", key
-    assert len(graph.asset_check_keys) == 11
+    assert len(graph.asset_check_keys) == 12
 
 
 def test_parameters_of_the_fingerprint_cover_what_a_stage_reads(finished: Finished):

@@ -75,7 +75,7 @@ def test_a_folder_without_city_files_says_what_to_do(tmp_path: Path):
 def test_every_asset_says_what_it_is(pipeline):
     expected_groups = {
         "geodata": {"osm_extract", "scene"},
-        "radio": {"sites", "radio_map", "world_radio_map"},
+        "radio": {"sites", "radio_map", "world_radio_map", "coverage"},
         "measurement": {"measurements", "measurement_set", "map_error"},
         "localization": {"posterior_model", "calibration"},
         "evaluation": {"evaluation"},
@@ -115,6 +115,8 @@ def test_lineage(pipeline):
     assert parents["measurement_set"] == {"measurements"}
     assert parents["map_error"] == {"measurement_set"} | twin
     assert parents["posterior_model"] == {"measurement_set", "map_error"} | twin
+    assert parents["coverage"] == twin
+    assert not any("coverage" in read for read in parents.values())  # nobody waits for it
     assert "world_radio_map" not in parents["evaluation"]  # the locator never sees the world
 
 
@@ -134,6 +136,7 @@ def test_jobs(pipeline):
     assert names >= {
         "build_scenes",
         "trace_radio_maps",
+        "map_coverage",
         "simulate_measurements",
         "train_posterior",
         "evaluate",

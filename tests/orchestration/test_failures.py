@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import xarray as xr
 
-from ueloc_core.errors import SceneError
+from ueloc_core.errors import RadioError, SceneError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -53,6 +53,20 @@ def test_a_stage_that_refuses_its_input_ends_with_its_own_words(
     assert "error: synthetic/e1n1: no ground. Give it some." in error
     assert "Traceback" not in error
     assert len(error.splitlines()) < 10
+
+
+def test_a_coverage_that_fails_stops_no_training(
+    trial, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_arguments, **_named):
+        raise RadioError("no picture", where="synthetic")
+
+    monkeypatch.setattr("ueloc_core.radio.coverage.build_coverage", refuse)
+    before = trial.artifact("evaluation").fingerprint
+    trial.edit(measurements={"detection_threshold_dbm": -110.0})
+    assert trial.main() == 1
+    assert "error: synthetic: no picture" in capsys.readouterr().err
+    assert trial.artifact("evaluation").fingerprint != before
 
 
 def test_a_defect_shows_where_it_is_in_few_lines(

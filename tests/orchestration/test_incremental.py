@@ -20,13 +20,14 @@ def test_the_first_run_computes_everything(built, computed):
         "posterior_model": 1,
         "calibration": 1,
         "evaluation": 1,
+        "coverage": 1,
     }
 
 
 def test_a_second_run_computes_nothing_and_says_so(trial, computed, pipeline):
     tallies = trial.regenerate()
     assert computed(tallies) == {}
-    assert sum(tally.cached for tally in tallies.values()) == 36
+    assert sum(tally.cached for tally in tallies.values()) == 37
     with pipeline.instance.open_instance(trial.root / "instance") as instance:
         import dagster as dg
 
@@ -61,8 +62,21 @@ def test_a_training_setting_runs_the_model_and_what_follows(trial, computed):
 def test_a_reading_error_leaves_the_maps_alone(trial, computed):
     trial.edit(measurements={"rsrp_sigma_db": 3.0})
     tallies = computed(trial.regenerate())
-    assert "radio_map" not in tallies
+    assert {"radio_map", "coverage"}.isdisjoint(tallies)
     assert tallies["measurements"] == 6
+
+
+def test_the_coverage_follows_the_maps_and_the_detection_threshold(trial):
+    before = trial.artifact("coverage")
+    trial.edit(measurements={"detection_threshold_dbm": -60.0})
+    tallies = trial.regenerate()
+    assert tallies["coverage"].computed == ["synthetic"]
+    assert not tallies["radio_map"].computed
+    after = trial.artifact("coverage")
+    assert 0 < after.metadata["served_share"] < before.metadata["served_share"]
+    for name in ("known_share", "median_rsrp_dbm"):
+        assert after.metadata[name] == before.metadata[name]
+    assert after.metadata["median_sectors_heard"] < before.metadata["median_sectors_heard"]
 
 
 def _changed(before, after):

@@ -54,7 +54,7 @@ def build_coverage(
 ) -> dict[str, Any]:
     """Compute the coverage of a city and write `COVERAGE_STORE` and ``preview.png``.
 
-    Memory is about 40 bytes for every grid cell of one tile and sector that reaches it, and 32
+    Memory is about 30 bytes for every grid cell of one tile and sector that reaches it, and 40
     bytes for every grid cell of the city.
 
     Parameters
