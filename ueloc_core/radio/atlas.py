@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
-from ueloc_core.geodata.context import load_context
+from ueloc_core.geodata.context import load_context, outdoor_cells
 from ueloc_core.grid import Window
 from ueloc_core.radio.cube import load_cube, window_of
 from ueloc_core.radio.cube_layers import RSRP
@@ -259,8 +259,6 @@ def _ground(
         context = load_context(folder)
         part = tile.window.slices_in(city.scene_window(tile))
         target = tile.window.slices_in(ground)
-        dry = (context.water.values[part] == 0) | (context.road.values[part] > 0)
-        free = context.footprint.values[part] == 0
-        outdoor[target] = free & dry & (context.in_area.values[part] == 1)
+        outdoor[target] = outdoor_cells(context)[part]
         height[target] = context.building_height_m.values[part]
     return ground, outdoor, height
