@@ -135,23 +135,21 @@ def test_what_is_unknown_is_flagged_and_never_filled(repeats):
 
 
 def test_no_path_is_earlier_than_the_straight_line(repeats):
-    """To a grid cell's centre, where all of the cell is outdoors: light has one speed."""
+    """To a grid cell's centre: light has one speed."""
     straight = delay_ns(np.linalg.norm(places(GRID)[:, :, 0] - MAST, axis=-1))
     for site in repeats:
         for found in site.sectors:
-            known = np.isfinite(found.path_gain_db) & (site.outdoor_share == 1)
+            known = np.isfinite(found.path_gain_db)
             late = found.first_arrival_ns - straight
-            # the plane of a wall that ends before it may cut a cell: its image is beyond the plane
-            assert (late[known] > -0.01).mean() > 0.99
-            assert late[known].min() > -delay_ns(GRID.cell_m)
+            assert late[known].min() > -0.01
             dark = known & (site.line_of_sight == 0)
-            assert np.median(late[dark]) > 5
+            assert np.median(late[dark]) > 2
             assert (found.mean_delay_ns >= found.first_arrival_ns)[known].all()
             assert (found.delay_spread_ns >= 0)[known].all()
         # of an isotropic antenna nothing is 20 dB above the direct path
         seen = np.nan_to_num(site.line_of_sight) > 0
         isotropic = site.sectors[0].first_arrival_ns - straight
-        assert np.abs(isotropic[seen & (site.outdoor_share == 1)]).max() < 0.01
+        assert np.abs(isotropic[seen]).max() < 0.01
 
 
 def test_directions_of_a_town(repeats):
