@@ -18,7 +18,7 @@ from ueloc_core.geodata.terrain import Terrain
 from ueloc_core.grid import Tile, Window
 from ueloc_core.provenance import digest_file
 from ueloc_core.radio.antenna_places import settle
-from ueloc_core.radio.antennas import antenna_named
+from ueloc_core.radio.antennas import antenna_named, tilt_weights
 from ueloc_core.radio.schemas import SectorSchema, empty_sectors
 from ueloc_core.radio.site_files import CellFile, read_cells
 from ueloc_core.radio.site_overview import write_site_overview
@@ -145,6 +145,7 @@ def _sectors(
     antennas, counts, file = _antennas(city, tile, features, masts)
     if antennas.empty:
         return empty_sectors(), counts, file
+    _check_tilts(antennas, city)
     placed, more = settle(antennas, features, terrain, city)
     lon_deg, lat_deg = city.to_lonlat(placed["x_m"].tolist(), placed["y_m"].tolist())
     placed = placed.assign(tile=tile.name, lon_deg=lon_deg, lat_deg=lat_deg)
@@ -177,6 +178,21 @@ def _antennas(
         "street": street_antennas,
     }
     return *plans[kind](city, tile, features), None
+
+
+def _check_tilts(antennas: pd.DataFrame, city: City) -> None:
+    """Refuse electrical tilts that an antenna cannot have, before anything is traced."""
+    for row in antennas.drop_duplicates(["antenna", "electrical_tilt_deg"]).itertuples():
+        try:
+            tilt_weights(antenna_named(str(row.antenna)), float(str(row.electrical_tilt_deg)))
+        except RadioError as error:
+            place = f", {row.where}" if row.where else ""
+            raise RadioError(
+                f"antenna {row.antenna} of sector {row.sector_name or row.sector_id}: "
+                f"{error.problem}",
+                where=f"{city.name}: site_plan{place}",
+                remedy=error.remedy,
+            ) from error
 
 
 def _assumed(sectors: pd.DataFrame) -> dict[str, int]:
