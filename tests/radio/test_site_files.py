@@ -20,6 +20,7 @@ from ueloc_core.city_sections import SitePlanConfig
 from ueloc_core.errors import CityError, RadioError
 from ueloc_core.geodata.terrain import flat_terrain
 from ueloc_core.radio.antenna_places import stable_number
+from ueloc_core.radio.antennas import antenna_named, tilt_weights
 from ueloc_core.radio.schemas import SectorSchema
 from ueloc_core.radio.site_files import LIMITS, read_cells
 from ueloc_core.radio.site_tables import OPENCELLID
@@ -266,6 +267,28 @@ def test_columns_without_a_meaning_are_named(read):
     assert file.ignored_columns == ["operator"]
 
 
+def test_columns_of_other_names_count_for_nothing(read):
+    """Also those that are called like columns of the reader's own."""
+    text = (
+        "site_id,sector_id,lon_deg,lat_deg,azimuth_deg,position_sigma_m,usual_azimuth_deg,"
+        "position_sigma_assumed\nA,A1,24.942,60.171,,5,north,True\n"
+    )
+    file = read(text)
+    assert file.ignored_columns == ["usual_azimuth_deg", "position_sigma_assumed"]
+    assert file.antennas.azimuth_deg[0] == SitePlanConfig().azimuth_deg
+    assert "position_sigma_m" not in file.antennas.assumed[0].split()
+
+
+def test_an_electrical_tilt_of_one_row_is_refused_before_tracing(tmp_path):
+    path = tmp_path / "cells.csv"
+    header, row = HEADER.strip() + ",electrical_tilt_deg,antenna\n", GOOD.splitlines()[0]
+    path.write_text(header + row + ",6,column8\n")
+    assert planned(city_with(path)).electrical_tilt_deg.tolist() == [6.0]
+    path.write_text(header + row + ",6,\n")
+    with pytest.raises(RadioError, match=r"line 2: antenna tr38901 of sector A1: .* one row"):
+        planned(city_with(path))
+
+
 def test_units_that_are_wrong_in_the_whole_file_are_recognised(read):
     table = pd.read_csv(io.StringIO(HEADER + GOOD))
     radians = table.assign(azimuth_deg=np.radians(table.azimuth_deg))
@@ -471,6 +494,8 @@ def test_the_example_is_in_helsinki_and_states_what_it_says():
     assert len(file.antennas) == file.counts["rows"] == 18
     assert file.counts["assumed_height_m"] == file.counts["assumed_power_dbm"] == 3
     assert file.ignored_columns == []
+    for row in file.antennas.itertuples():
+        tilt_weights(antenna_named(row.antenna), row.electrical_tilt_deg)  # it can be traced
 
 
 FIELDS = st.one_of(

@@ -30,7 +30,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "height_m": (0.5, 400.0, "metres above ground"),
     "azimuth_deg": (0.0, 360.0, "degrees clockwise from north"),
     "downtilt_deg": (-30.0, 90.0, "degrees below the horizon"),
-    "electrical_tilt_deg": (-30.0, 30.0, "degrees below the horizon"),
+    "electrical_tilt_deg": (-30.0, 30.0, "degrees below the antenna's normal"),
     "power_dbm": (-10.0, 80.0, "dBm, not watts"),
     "pci": (0.0, 1007.0, "TS 38.211, 7.4.2.1"),
     "position_sigma_m": (0.0, 50_000.0, "metres"),
@@ -110,6 +110,7 @@ def read_cells(city: City) -> CellFile:
     else:
         rows = rows.rename(columns=_canonical(names, path))
         ignored = [str(name) for name in rows if name not in (*COLUMNS, "line")]
+        rows = rows.drop(columns=ignored)
     table, more_problems = _numbers(rows)
     problems += more_problems
     table, more_problems = _placed(table, city)
