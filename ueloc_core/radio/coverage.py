@@ -29,7 +29,7 @@ from ueloc_core.radio.mosaic import open_mosaic, own_window
 from ueloc_core.radio.sites import load_sectors
 from ueloc_core.units import noise_per_resource_element_dbm
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 COVERAGE_STORE = "coverage.zarr"
 

@@ -62,8 +62,18 @@ def _png(coverage: xr.Dataset, sectors: pd.DataFrame) -> bytes:
     paired = mpl.colormaps["tab20"](range(20))
     servers = ListedColormap([*paired[:14], *paired[16:]])  # without the greys
     x_m, y_m = coverage.x.values, coverage.y.values
-    half_m = coverage.attrs["cell_m"] / 2
-    extent_km = [v / 1000 for v in (-half_m, np.ptp(x_m) + half_m, -half_m, np.ptp(y_m) + half_m)]
+    # a pixel is drawn around the middle of its grid cell, which is one out of several
+    step_x_m, step_y_m = (
+        float(axis[1] - axis[0]) if axis.size > 1 else coverage.attrs["cell_m"]
+        for axis in (x_m, y_m)
+    )
+    extent_km = [
+        v / 1000
+        for v in (
+            *(-step_x_m / 2, np.ptp(x_m) + step_x_m / 2),
+            *(-step_y_m / 2, np.ptp(y_m) + step_y_m / 2),
+        )
+    ]
     ratio = coverage.sizes["y"] / coverage.sizes["x"]
     figure = Figure(figsize=(7, min(12.0, 1.3 + 5 * ratio)), dpi=85, layout="constrained")
     canvas = FigureCanvasAgg(figure)
