@@ -23,7 +23,7 @@ _STAGE = stage("radio", "ueloc_core.radio.radio_map", {"sionna", "zarr"}, heavy=
     **_STAGE,
 )
 def radio_map(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
-    """The twin's maps: path gain, its standard error and RSRP, which the locator reads."""
+    """The twin's maps, which the locator reads: gain and its error, delays, angles, sight."""
     return _traced(context, store, "radio_map", "twin")
 
 

@@ -1,8 +1,8 @@
 """Gains of beams, at single departure directions and over the radio map of a sector.
 
 The gain of a beam at a grid cell is derived from the *mean* departure angles of a sector's map
-(and their spread, where it is known), not traced ray by ray: where a cell is reached by a few
-paths of very different departure, the mean angle may be one that no path has. Rays that carry
+(and their spread, where it is known), not traced ray by ray: where a grid cell is reached by a
+few paths of very different departure, the mean angle may be one that no path has. Rays that carry
 their own field (`antennas.beam_field_components`) need no such approximation.
 """
 

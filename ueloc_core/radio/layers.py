@@ -90,7 +90,7 @@ def derived_layers(city: City, atlas: MapAtlas, window: Window | None = None) ->
     window = atlas.ground if window is None else window
     if window.cell_m != atlas.ground.cell_m:
         raise RadioError(
-            f"a window of {window.cell_m:g} m cells over maps of {atlas.ground.cell_m:g} m",
+            f"grid cells of {window.cell_m:g} m over maps of {atlas.ground.cell_m:g} m",
             where=city.name,
         )
     chosen = np.array(

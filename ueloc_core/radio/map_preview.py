@@ -1,4 +1,4 @@
-"""Pictures of a tile's radio maps: each sector's RSRP in small, and all layers of one sector."""
+"""Pictures of a tile's radio maps: each sector's RSRP in small, and the layers of one sector."""
 
 import io
 import math
@@ -27,7 +27,7 @@ _PANELS: tuple[tuple[str, str, float | None, float | None, str], ...] = (
 
 
 def write_preview(cube: xr.Dataset, path: Path) -> None:
-    """Draw each sector's RSRP, at most 50 kB.
+    """Draw each sector's RSRP in small.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def write_preview(cube: xr.Dataset, path: Path) -> None:
 
 
 def write_layers(cube: xr.Dataset, index: int, path: Path) -> None:
-    """Draw all layers of one sector.
+    """Draw the layers of one sector: level and error, sight, delays and azimuths.
 
     Parameters
     ----------

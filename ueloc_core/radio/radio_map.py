@@ -50,7 +50,7 @@ def build_radio_map(
 ) -> dict[str, Any]:
     """Trace the sectors that a tile owns.
 
-    Writes `CUBE_STORE`, ``preview.png`` and ``layers.png`` (all layers of the first sector).
+    Writes `CUBE_STORE`, ``preview.png`` and ``layers.png`` (the first sector).
 
     Parameters
     ----------
