@@ -73,7 +73,9 @@ def open_mosaic(
             ]
             array = indexing.LazilyIndexedArray(_MosaicArray(sources, over))
             variables[name] = xr.Variable(DIMS, array, variable.attrs)
-    alike = {k: v for k, v in first.attrs.items() if all(c.attrs[k] == v for c in cubes.values())}
+    alike = {
+        k: v for k, v in first.attrs.items() if all(c.attrs.get(k) == v for c in cubes.values())
+    }
     return xr.Dataset(
         variables,
         coords={
