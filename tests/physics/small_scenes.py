@@ -36,6 +36,7 @@ ROUGHNESS = 0.6
 """Scattering coefficient of rough concrete."""
 MATERIALS = {
     "concrete": _ITU.format("concrete", "concrete", CONCRETE_M),
+    "tiles": _ITU.format("tiles", "concrete", CONCRETE_M),  # shapes of one name would be merged
     "metal": _ITU.format("metal", "metal", 0.01),
     "pane": _OWN.format("pane", *PANE, 0.0),
     "rough": _OWN.format("rough", 5.24, 0.09, CONCRETE_M, ROUGHNESS),

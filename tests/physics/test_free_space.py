@@ -19,7 +19,7 @@ from small_scenes import (
 )
 
 from ueloc_core.radio.antennas import antenna_named
-from ueloc_core.radio.ray_tracing import Sector
+from ueloc_core.radio.ray_tracing import Plane, Sector
 from ueloc_core.units import free_space_gain_db
 
 pytestmark = pytest.mark.slow
@@ -247,3 +247,20 @@ def test_a_block_is_indoors(block):
     open_db = free_space_gain_db(np.sqrt(37.0**2 + 2**2 + 40**2), FREQUENCY_HZ)
     reflected_and_direct = site.sectors[0].path_gain_db[4, 3] - open_db
     assert 0 < reflected_and_direct < 3
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.45, 0.7, 0.9, 0.95])
+def test_a_grid_cell_that_a_wall_cuts_has_the_mean_of_its_outer_part(tmp_path, share):
+    """However little of it is outdoors, and in full sight of the mast."""
+    wall = box((60 + CELL_M * share, 90), (-40, 40), (0, 20))
+    scene = small_scene(tmp_path, wall=(wall, "concrete"))
+    grid = Plane((60.0, -20.0), 2, 10, CELL_M, TERMINAL_M)
+    site = trace(scene, (0.0, 0.0, 20.0), grid, max_depth=0, points=16)
+    cut = np.s_[:, 0]
+    fine = places(grid, 8) - (0.0, 0.0, 20.0)
+    open_db = 10 * np.log10(friis(np.linalg.norm(fine, axis=-1)).mean(axis=-1))
+    error = site.sectors[0].path_gain_db - open_db
+    assert np.abs(error[cut]).max() < 0.25  # half of a cell nearer to the mast
+    assert (site.line_of_sight[cut] == 1).all()
+    assert np.abs(site.outdoor_share[cut] - share).max() < 0.13
+    assert np.isnan(site.line_of_sight[:, 1]).all()

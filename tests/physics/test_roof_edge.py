@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 import trimesh
-from small_scenes import MATERIALS, small_scene, trace
+from small_scenes import small_scene, trace
 
 from ueloc_core.radio.ray_tracing import Plane
 from ueloc_core.scene.meshes import building_mesh
@@ -14,8 +14,6 @@ from ueloc_core.scene.roofs import Roof
 
 pytestmark = pytest.mark.slow
 
-# two names of one stuff: shapes of one material would be merged to one
-MATERIALS["tiles"] = MATERIALS["concrete"].replace('"mat-concrete"', '"mat-tiles"')
 GRID = Plane((48.0, -32.0), 4, 16, 4.0, 1.5)  # in the shadow of a block at 40 m
 
 
