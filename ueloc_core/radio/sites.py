@@ -182,9 +182,12 @@ def _antennas(
 
 def _check_tilts(antennas: pd.DataFrame, city: City) -> None:
     """Refuse electrical tilts that an antenna cannot have, before anything is traced."""
-    for row in antennas.drop_duplicates(["antenna", "electrical_tilt_deg"]).itertuples():
+    rows: list[Any] = list(
+        antennas.drop_duplicates(["antenna", "electrical_tilt_deg"]).itertuples()
+    )
+    for row in rows:
         try:
-            tilt_weights(antenna_named(str(row.antenna)), float(str(row.electrical_tilt_deg)))
+            tilt_weights(antenna_named(row.antenna), row.electrical_tilt_deg)
         except RadioError as error:
             place = f", {row.where}" if row.where else ""
             raise RadioError(
