@@ -226,7 +226,6 @@ def export_map(
     """  # noqa: D301, click reads the escape
     from ueloc_core.provenance import ArtifactKey  # noqa: PLC0415
     from ueloc_core.radio import export as maps  # noqa: PLC0415
-    from ueloc_core.radio.atlas import MapAtlas  # noqa: PLC0415
     from ueloc_core.radio.mosaic import open_mosaic  # noqa: PLC0415
 
     store = _store(store_url)
@@ -238,8 +237,7 @@ def export_map(
     maps.check_ending(output)
     if layer not in maps.STORED:
         maps.check_derived(city, layer, sector_id)
-        atlas = MapAtlas.load(city, *map(folders, ("scene", "sites", "radio_map")))
-        raster = maps.derived_layer(city, atlas, layer, sector_id)
+        raster = maps.derived_layer(city, folders("radio_map"), layer, sector_id)
     elif sector_id is None:
         raster = maps.best_layer(open_mosaic(city, folders("radio_map")), layer)
     else:

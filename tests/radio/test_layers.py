@@ -108,7 +108,7 @@ def test_nothing_is_known_where_no_map_reaches(atlas):
 
 
 def test_a_window_of_other_cells_is_refused(atlas):
-    with pytest.raises(RadioError, match="2 m cells"):
+    with pytest.raises(RadioError, match="grid cells of 2 m"):
         derived_layers(atlas.city, atlas, Window(0, 0, 8, 8, 2.0))
 
 

@@ -22,6 +22,7 @@ from ueloc_core.radio.export import (
     export_layer,
     sector_layer,
 )
+from ueloc_core.radio.layers import derived_layers
 from ueloc_core.radio.mosaic import open_mosaic
 
 TILES = ("e3013n52125", "e3014n52125", "e3015n52128")
@@ -166,33 +167,32 @@ def test_rasters_with_gaps_or_upside_down_are_refused(mosaic, tmp_path, part):
         export_layer(raster, tmp_path / "map.tif")
 
 
-def test_derived_layers_lie_where_the_maps_lie(tmp_path):
-    atlas = default_atlas()
-    city, sector = atlas.city, 21
-    index = atlas.index_of[sector]
-    rate = derived_layer(city, atlas, "throughput_mbps")
+def test_derived_layers_lie_where_the_maps_lie(city, sectors, folders, tmp_path):
+    level, _ = strongest(city, sectors)
+    row, sector = next(sectors.itertuples()), 30
+    rate = derived_layer(city, folders, "throughput_mbps")
     with rasterio.open(export_layer(rate, tmp_path / "rate.tif")) as raster:
         assert raster.bounds == pytest.approx(city.window_cells.bounds_m)
         assert raster.units == ("Mbit s-1",)
         np.testing.assert_array_equal(raster.read(1)[::-1], rate)
-    sinr = derived_layer(city, atlas, "sinr_db", sector)
+    sinr = derived_layer(city, folders, "sinr_db", sector)
     with rasterio.open(export_layer(sinr, tmp_path / "sinr.tif")) as raster:
-        assert raster.bounds == pytest.approx(atlas.windows[index].bounds_m)
+        assert raster.bounds == pytest.approx(city.trace_window(row.x_m, row.y_m).bounds_m)
         known = raster.read(1, masked=True)[::-1]
-        np.testing.assert_array_equal(known.mask, np.isnan(atlas.rsrp_dbm[index]))
-    cqi = derived_layer(city, atlas, "cqi")
+        np.testing.assert_array_equal(known.mask, np.isnan(level_dbm(city, row)))
+    cqi = derived_layer(city, folders, "cqi")
     with rasterio.open(export_layer(cqi, tmp_path / "cqi.tif")) as raster:
         masked = raster.read(1, masked=True)[::-1]
-        np.testing.assert_array_equal(masked.mask, np.isnan(atlas.best_server_dbm()))
+        np.testing.assert_array_equal(masked.mask, np.isnan(level))
         assert masked.min() >= 0
     with pytest.raises(RadioError, match=r"'sinr_db' is one of a single sector.*snr_db"):
-        derived_layer(city, atlas, "sinr_db")
+        derived_layer(city, folders, "sinr_db")
     with pytest.raises(RadioError, match="'cqi' is not one of a single sector"):
-        derived_layer(city, atlas, "cqi", sector)
+        derived_layer(city, folders, "cqi", sector)
     with pytest.raises(RadioError, match="unknown sector 7"):
-        derived_layer(city, atlas, "sinr_db", 7)
+        derived_layer(city, folders, "sinr_db", 7)
     with pytest.raises(RadioError, match=r"unknown layer 'rate'.*rsrp_dbm.*throughput_mbps"):
-        derived_layer(city, atlas, "rate")
+        derived_layer(city, folders, "rate")
 
 
 def test_an_export_replaces_and_repeats_itself(mosaic, tmp_path):
@@ -260,17 +260,25 @@ def test_the_command_writes_what_follows_from_all_sectors(city, place, tmp_path)
         np.testing.assert_allclose(raster.read(1)[::-1], level, rtol=0, atol=HALF_A_STEP)
 
 
-def test_the_stored_and_the_derived_best_server_agree(place):
-    """One read sector by sector from the stores, one composed from all maps in memory."""
+def test_layers_are_the_same_sector_by_sector_tile_by_tile_and_all_at_once(place):
+    """Read sector by sector, derived tile by tile, and composed from all maps in memory."""
     city, store = load_city(place[1]), Store(place[3])
     scenes, sites, radio_maps = (
         {t: store.require(ArtifactKey(city.name, stage, t)).path for t in city.tile_names}
         for stage in ("scene", "sites", "radio_map")
     )
     streamed = best_layer(open_mosaic(city, radio_maps), BEST_SERVER)
-    composed = derived_layer(city, MapAtlas.load(city, scenes, sites, radio_maps), BEST_SERVER)
+    atlas = MapAtlas.load(city, scenes, sites, radio_maps)
+    composed = derived_layers(city, atlas)
     assert len(np.unique(streamed)) > 5
-    np.testing.assert_array_equal(streamed, composed)
+    np.testing.assert_array_equal(streamed, composed[BEST_SERVER])
+    for layer in (BEST_SERVER, "throughput_mbps", "serving_timing_advance"):
+        by_tile = derived_layer(city, radio_maps, layer)
+        np.testing.assert_array_equal(by_tile, composed[layer])
+        assert by_tile.attrs.items() >= composed[layer].attrs.items()
+    own = derived_layers(city, atlas, atlas.windows[atlas.index_of[41]]).sel(sector=41)
+    for layer in ("sinr_db", "rsrq_db", "timing_advance"):
+        np.testing.assert_array_equal(derived_layer(city, radio_maps, layer, 41), own[layer])
 
 
 @pytest.mark.parametrize(

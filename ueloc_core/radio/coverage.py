@@ -22,10 +22,9 @@ from ueloc_core.geodata.georeference import grid_coordinates
 from ueloc_core.grid import Tile
 from ueloc_core.radio.coverage_layers import DIMS, LAYERS
 from ueloc_core.radio.coverage_preview import draw_coverage
-from ueloc_core.radio.cube_layers import RSRP
-from ueloc_core.radio.layers import OF_PLACES, layers_of
+from ueloc_core.radio.layers import OF_PLACES, layers_of_maps
 from ueloc_core.radio.link import timing_advance_step_m
-from ueloc_core.radio.mosaic import open_mosaic, own_window
+from ueloc_core.radio.mosaic import open_mosaic, part_over
 from ueloc_core.radio.sites import load_sectors
 from ueloc_core.units import noise_per_resource_element_dbm
 
@@ -88,13 +87,11 @@ def build_coverage(
             where=city.name,
             remedy="Materialize radio_map of all tiles again.",
         )
-    windows = [own_window(mosaic, index) for index in range(mosaic.sizes["sector"])]
     coverage = _nothing_known(city)
     ground = city.window_cells
     for done, tile in enumerate(city.tile_list, start=1):
-        reach = [i for i, own in enumerate(windows) if tile.window.intersection(own) is not None]
         rows, columns = tile.window.slices_in(ground)
-        maps = mosaic.isel(sector=reach, y=rows, x=columns)
+        maps = part_over(mosaic, tile.window)
         for name, values in _tile_coverage(city, tile, scenes[tile.name], maps).items():
             coverage[name].values[rows, columns] = values
         if progress is not None:
@@ -224,13 +221,11 @@ def _tile_coverage(
     city: City, tile: Tile, scene: Path, maps: xr.Dataset
 ) -> dict[str, NDArray[Any]]:
     """Layers of one tile, from the maps of the sectors that reach it."""
-    level_dbm = maps[RSRP].values
-    delays_ns = maps["first_arrival_ns"].values if "first_arrival_ns" in maps else None
-    layers = layers_of(city, tile.window, maps.sector.values, level_dbm, delays_ns)
+    layers = layers_of_maps(city, maps)
     found = {name: layers[name].values for name in OF_PLACES if name in layers}
     if "line_of_sight" in maps:
         found["serving_line_of_sight"] = _of_server(maps.line_of_sight, found["best_server"])
-    heard = level_dbm >= city.measurements.detection_threshold_dbm
+    heard = layers["rsrp_dbm"].values >= city.measurements.detection_threshold_dbm
     outdoor = outdoor_cells(load_context(scene))
     return found | {
         "sectors_heard": heard.sum(axis=0),

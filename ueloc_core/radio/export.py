@@ -10,11 +10,10 @@ import xarray as xr
 from ueloc_core.city import City
 from ueloc_core.errors import RadioError
 from ueloc_core.geodata.georeference import geotiff_bytes, grid_coordinates, replace_file
-from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.cube import open_cube, window_of
 from ueloc_core.radio.cube_layers import LAYERS, RSRP
-from ueloc_core.radio.layers import OF_PLACES, OF_SECTORS, derived_layers
-from ueloc_core.radio.mosaic import covered_window, own_window
+from ueloc_core.radio.layers import OF_PLACES, OF_SECTORS, layers_of_maps
+from ueloc_core.radio.mosaic import covered_window, open_mosaic, own_window, part_over
 
 BEST_SERVER = "best_server"
 """The city-wide layer that names the strongest sector of each grid cell."""
@@ -96,11 +95,7 @@ def sector_layer(
         if found.size:
             break
     else:
-        raise RadioError(
-            f"unknown sector {sector_id}",
-            where=city.name,
-            remedy=f"'ueloc sectors --city {city.name}' lists the known ones.",
-        )
+        _refuse_sector(city, sector_id)
     _check_layer(layer, [str(name) for name in cube.data_vars])
     index = int(found[0])
     values = cube[layer].variable[index]
@@ -156,16 +151,19 @@ def best_layer(mosaic: xr.Dataset, layer: str) -> xr.DataArray:
 
 
 def derived_layer(
-    city: City, atlas: MapAtlas, layer: str, sector_id: int | None = None
+    city: City, radio_maps: Mapping[str, Path], layer: str, sector_id: int | None = None
 ) -> xr.DataArray:
-    """One of the `derived_layers`, over the city or over one sector's own window.
+    """One layer that follows from all sectors, over the city or over one sector's own window.
+
+    A city is computed tile by tile from the sectors that reach the tile, so its maps are never in
+    memory at once.
 
     Parameters
     ----------
     city
         The city.
-    atlas
-        Its radio maps.
+    radio_maps
+        Folder of each tile's cube by tile name.
     layer
         A layer of places (such as ``throughput_mbps``), or with `sector_id` one of sectors (such
         as ``sinr_db``).
@@ -176,16 +174,20 @@ def derived_layer(
     ------
     RadioError
         If there is no such layer or sector, or the layer needs a sector or has none.
+    StoreError
+        If a store is missing or corrupt.
     """
     check_derived(city, layer, sector_id)
-    window = None
-    if sector_id is not None:
-        window = atlas.windows[int(atlas.indices(np.array([sector_id]))[0])]
-    derived = derived_layers(city, atlas, window)
-    _check_layer(layer, [str(name) for name in derived.data_vars])
-    raster = derived[layer]
-    if sector_id is not None:
-        raster = raster.sel(sector=sector_id, drop=True)
+    mosaic = open_mosaic(city, radio_maps)
+    if sector_id is None:
+        raster = _tile_by_tile(city, mosaic, layer)
+    else:
+        (found,) = np.nonzero(mosaic.sector.values == sector_id)
+        if not found.size:
+            _refuse_sector(city, sector_id)
+        own = own_window(mosaic, int(found[0]))
+        near = part_over(open_mosaic(city, radio_maps, own), own)
+        raster = _derived(city, near, layer).sel(sector=sector_id, drop=True)
     if np.issubdtype(raster.dtype, np.signedinteger):
         raster = raster.assign_attrs(missing_value=0 if layer == BEST_SERVER else -1)
     return raster
@@ -208,6 +210,34 @@ def check_derived(city: City, layer: str, sector_id: int | None) -> None:
             where=city.name,
             remedy=f"A sector has {', '.join(OF_SECTORS)}; the other derived layers have none.",
         )
+
+
+def _tile_by_tile(city: City, mosaic: xr.Dataset, layer: str) -> xr.DataArray:
+    ground = city.window_cells
+    parts = {
+        tile.window: _derived(city, part_over(mosaic, tile.window), layer)
+        for tile in city.tile_list
+    }
+    first = next(iter(parts.values()))
+    values = np.empty(ground.shape, dtype=first.dtype)
+    for window, part in parts.items():
+        values[window.slices_in(ground)] = part.values
+    coords = grid_coordinates(city.crs_code, ground)
+    return xr.DataArray(values, coords, ("y", "x"), layer, first.attrs)
+
+
+def _derived(city: City, maps: xr.Dataset, layer: str) -> xr.DataArray:
+    derived = layers_of_maps(city, maps)
+    _check_layer(layer, [str(name) for name in derived.data_vars])
+    return derived[layer]
+
+
+def _refuse_sector(city: City, sector_id: int) -> NoReturn:
+    raise RadioError(
+        f"unknown sector {sector_id}",
+        where=city.name,
+        remedy=f"'ueloc sectors --city {city.name}' lists the known ones.",
+    )
 
 
 def _check_layer(layer: str, known: Collection[str]) -> None:

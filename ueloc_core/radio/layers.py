@@ -16,6 +16,7 @@ from ueloc_core.errors import RadioError
 from ueloc_core.geodata.georeference import grid_coordinates
 from ueloc_core.grid import Window
 from ueloc_core.radio.atlas import MapAtlas
+from ueloc_core.radio.cube_layers import RSRP
 from ueloc_core.radio.link import (
     cqi_of_sinr,
     downlink_overhead_share,
@@ -28,6 +29,7 @@ from ueloc_core.radio.link import (
     timing_advance,
     timing_advance_step_m,
 )
+from ueloc_core.radio.mosaic import covered_window
 from ueloc_core.units import db_to_linear, linear_to_db, noise_per_resource_element_dbm
 
 _OF_SECTOR = ("sector", "y", "x")
@@ -138,6 +140,16 @@ def layers_of(
         layers |= _timing(city, layers, first_arrival_ns)
     del layers["_best"]
     return _dataset(city, window, sector_ids, layers)
+
+
+def layers_of_maps(city: City, maps: xr.Dataset) -> xr.Dataset:
+    """What follows from a mosaic, or from a part of one (`ueloc_core.radio.mosaic.part_over`).
+
+    As `derived_layers`; sectors that the part does not hold interfere nowhere.
+    """
+    delays_ns = maps["first_arrival_ns"].values if "first_arrival_ns" in maps else None
+    window, level_dbm = covered_window(maps), maps[RSRP].values
+    return layers_of(city, window, maps.sector.values, level_dbm, delays_ns)
 
 
 def _levels_and_quality(city: City, rsrp_dbm: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -101,6 +101,18 @@ def covered_window(mosaic: xr.Dataset) -> Window:
     return Window(column, row, mosaic.sizes["x"], mosaic.sizes["y"], cell_m)
 
 
+def part_over(mosaic: xr.Dataset, window: Window) -> xr.Dataset:
+    """The part of a mosaic over a window inside of it, of the sectors whose own windows meet it."""
+    over = zip(("column", "row"), ("columns", "rows"), strict=True)
+    meets = np.ones(mosaic.sizes["sector"], dtype=bool)
+    for first, count in over:
+        low, size = mosaic[first].values, mosaic[count].values
+        meets &= low < getattr(window, first) + getattr(window, count)
+        meets &= low + size > getattr(window, first)
+    rows, columns = window.slices_in(covered_window(mosaic))
+    return mosaic.isel(sector=np.flatnonzero(meets), y=rows, x=columns)
+
+
 @dataclass(frozen=True)
 class _Source:
     """One sector in the cube that holds it."""
