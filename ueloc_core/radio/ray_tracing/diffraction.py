@@ -263,7 +263,7 @@ def _paths(
             return _none()
         point, edge = dr.gather(mi.UInt, point, left), dr.gather(mi.UInt, edge, left)
         dr.eval(point, edge)
-    power, length, departure, arrival = _fields(scene, edges, places, point, edge)
+    power, length, behind, departure, arrival = _fields(scene, edges, places, point, edge)
     index = np.array(point, dtype=np.int64)
     direction = rows(arrival)
     cell, place_m = points.cell[index], points.place_m[index]
@@ -271,7 +271,7 @@ def _paths(
         cell=cell,
         batch=points.batch[index],
         weight=points.weight[index],
-        length_m=to_centre(np.array(length), direction, place_m, cell, grid),
+        length_m=to_centre(np.array(length), direction, place_m, cell, grid, np.array(behind)),
         departure=rows(departure),
         arrival=direction,
         power=np.stack([np.array(p) for p in power], axis=1),
@@ -280,8 +280,8 @@ def _paths(
 
 def _fields(
     scene: RayScene, edges: _Edges, places: Any, point: Any, edge: Any
-) -> tuple[list[Any], Any, Any, Any]:
-    """Powers, length and both directions of paths over edges, by Sionna's radio material."""
+) -> tuple[list[Any], Any, Any, Any, Any]:
+    """Powers, lengths (all, behind the edge) and directions of paths, by Sionna's material."""
     from sionna.rt.constants import InteractionType  # noqa: PLC0415
     from sionna.rt.utils import spectrum_to_matrix_4f  # noqa: PLC0415
 
@@ -323,8 +323,8 @@ def _fields(
     scale = (scene.wavelength_m / (4.0 * math.pi)) ** 2
     power = power_of_fields(fields[0], fields[1], scale)
     length = before + behind
-    dr.eval(power, length, departure, arrival)
-    return power, length, departure, arrival
+    dr.eval(power, length, behind, departure, arrival)
+    return power, length, behind, departure, arrival
 
 
 def _none() -> Contributions:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from ueloc_core.radio.ray_tracing.contributions import Contributions
 from ueloc_core.radio.ray_tracing.engine import RayScene, drjit, point3f, sionna_rt
@@ -80,7 +81,9 @@ def cell_points(
     cell = ((row // side) * grid.columns + column // side).ravel()
     outdoors = share.ravel()[cell] > 0
     column, row, cell = column.ravel()[outdoors], row.ravel()[outdoors], cell[outdoors]
-    unsure = np.flatnonzero(share.ravel()[cell] < 1.0)  # elsewhere all points are outdoors
+    # a wall that cuts less than the share tells of a cell fills a neighbour
+    near_walls = binary_dilation(share < 1.0, np.ones((3, 3)))
+    unsure = np.flatnonzero(near_walls.ravel()[cell])  # elsewhere all points are outdoors
     parts = []
     for batch in range(ray_set.batches):
         x = grid.corner_m[0] + step * (column + rng.random(len(column)))
@@ -88,9 +91,10 @@ def cell_points(
         places = np.stack([x, y, grid.height_at(x, y)], axis=1)
         free = np.ones(len(places), dtype=bool)
         free[unsure] = ~indoors(scene, places[unsure])
-        weight = 1.0 / (side**2 * share.ravel()[cell[free]])
-        parts.append((places[free], cell[free], np.full(int(free.sum()), batch), weight))
-    places, cells, batches, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        parts.append((places[free], cell[free], np.full(int(free.sum()), batch)))
+    places, cells, batches = (np.concatenate(part) for part in zip(*parts, strict=True))
+    # by number and not by the share, which is a rough one where a wall cuts a cell
+    weights = ray_set.batches / np.bincount(cells)[cells]
     return CellPoints(places, cells, batches, weights.astype(np.float32))
 
 
@@ -141,14 +145,23 @@ def line_of_sight(
     )
 
 
+def cell_centres(grid: Grid) -> NDArray[np.float64]:
+    """Centres of all grid cells [m], row by row, shape (cell, 3)."""
+    row, column = np.divmod(np.arange(grid.rows * grid.columns), grid.columns)
+    x = grid.corner_m[0] + grid.cell_m * (column + 0.5)
+    y = grid.corner_m[1] + grid.cell_m * (row + 0.5)
+    return np.stack([x, y, grid.height_at(x, y)], axis=1)
+
+
 def to_centre(
     length_m: NDArray[Any],
     direction: NDArray[Any],
     place_m: NDArray[Any],
     cell: NDArray[np.int64],
     grid: Grid,
+    last_m: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
-    """Lengths of paths [m] as if they ended at their grid cell's centre: plane waves.
+    """Lengths of paths [m] as if they ended at their grid cell's centre: spherical waves.
 
     So delays have the resolution of paths and not that of the place at which a path met its cell.
 
@@ -164,12 +177,14 @@ def to_centre(
         Grid cell of each.
     grid
         The grid.
+    last_m
+        Radius of the wave at `place_m`, shape (n,): to the last edge of a path; to the image of
+        the antenna, which is the whole length, if None.
     """
-    row, column = np.divmod(cell, grid.columns)
-    x = grid.corner_m[0] + grid.cell_m * (column + 0.5)
-    y = grid.corner_m[1] + grid.cell_m * (row + 0.5)
-    offset = np.stack([x, y, grid.height_at(x, y)], axis=1) - place_m
-    return np.asarray(length_m + (offset * direction).sum(axis=1), dtype=np.float32)
+    radius_m = length_m if last_m is None else last_m
+    offset = cell_centres(grid)[cell] - place_m
+    onward_m = np.linalg.norm(radius_m[:, None] * direction + offset, axis=1)
+    return np.asarray(length_m - radius_m + onward_m, dtype=np.float32)
 
 
 def indoors(scene: RayScene, places_m: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -39,6 +39,7 @@ class Plane:
 
     def __post_init__(self) -> None:
         _check(self)
+        object.__setattr__(self, "height_m", float(self.height_m))
         if not math.isfinite(self.height_m):
             raise RadioError(f"height_m = {self.height_m}", where="grid", remedy="Give a number.")
 
@@ -153,7 +154,9 @@ Grid = Plane | Surface
 
 
 def _check(grid: Grid) -> None:
-    """Refuse what is no grid."""
+    """Refuse what is no grid, and hold Python's floats: numpy's turn Mitsuba's arrays to theirs."""
+    object.__setattr__(grid, "corner_m", tuple(float(value) for value in grid.corner_m))
+    object.__setattr__(grid, "cell_m", float(grid.cell_m))
     if min(grid.rows, grid.columns) < 1:
         raise RadioError(
             f"{grid.rows} rows of {grid.columns} grid cells", where="grid", remedy="Give some."

@@ -16,6 +16,7 @@ from ueloc_core.radio.ray_tracing.engine import RayScene
 from ueloc_core.radio.ray_tracing.far_field import Departures, Sector
 from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
 from ueloc_core.radio.ray_tracing.points import (
+    cell_centres,
     cell_points,
     indoors,
     line_of_sight,
@@ -131,7 +132,11 @@ class SiteTracer:
             within_m = float(np.hypot(*_farthest(mast_m, grid)))
             wedges = seen_wedges(self.scene, self._wedges, mast_m, within_m)
             found.append(diffracted(self.scene, mast_m, wedges, points[~seen], grid))
-        return Contributions.joined(found), seen_share
+        paths = Contributions.joined(found)
+        # where a wall's plane cuts a grid cell, the image is nearer to its centre than the mast
+        straight_m = np.linalg.norm(cell_centres(grid) - np.asarray(mast_m), axis=1)
+        np.maximum(paths.length_m, straight_m[paths.cell], out=paths.length_m)
+        return paths, seen_share
 
     def _bounced(
         self,

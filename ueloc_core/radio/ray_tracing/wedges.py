@@ -58,7 +58,8 @@ class Wedges:
 
 def wedges_of(scene: RayScene) -> Wedges:
     """All convex edges of a scene between two faces of one shape."""
-    parts = [_of_mesh(mesh) for mesh in scene.meshes]
+    nothing = Mesh("nothing", 0, np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    parts = [_of_mesh(mesh) for mesh in scene.meshes or [nothing]]
     return Wedges(
         *(
             np.concatenate([getattr(part, name) for part in parts])
