@@ -83,5 +83,6 @@ def _traced(
         schema=RadioMapSchema,
         data=cube,
         preview="preview.png",
+        picture="layers.png",
         checks=[conforms(cube, RadioMapSchema)],
     )

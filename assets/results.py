@@ -21,6 +21,7 @@ def materialized(
     schema: Any = None,
     data: Any = None,
     preview: str = "",
+    picture: str = "",
     report: str = "",
     checks: Iterable[dg.AssetCheckResult] = (),
 ) -> dg.MaterializeResult:
@@ -34,8 +35,8 @@ def materialized(
         The pandera schema of its main table or data set, shown as columns.
     data
         The data set itself, where its variables' names and units describe them.
-    preview, report
-        Names of an image and of a page in its folder, if it has them.
+    preview, picture, report
+        Names of a small image, of a larger one and of a page in its folder, if it has them.
     checks
         Outcomes of the stage's blocking checks.
     """
@@ -53,6 +54,8 @@ def materialized(
         metadata["dagster/column_schema"] = column_schema(schema, data)
     if preview:
         metadata["preview"] = preview_image(artifact.path / preview)
+    if picture and (artifact.path / picture).is_file():
+        metadata["picture"] = dg.MetadataValue.path(artifact.path / picture)
     if report:
         metadata["report"] = dg.MetadataValue.path(artifact.path / report)
     return dg.MaterializeResult(

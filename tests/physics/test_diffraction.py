@@ -1,10 +1,4 @@
-"""Paths over an edge against the knife edge, the theory of diffraction and Sionna's own paths.
-
-Sionna's radio material takes the reflection coefficient of a wedge's dark face to be -1 for both
-polarizations, which is right for grazing paths: so the field falls to nothing along the dark face,
-where the knife edge of ITU-R P.526 (an absorbing half-plane without thickness) keeps some. Close
-to the shadow's boundary both agree, and this is where nearly all of the power is.
-"""
+"""Paths over an edge against the knife edge and the theory of diffraction."""
 
 import numpy as np
 import pytest
@@ -12,14 +6,17 @@ import trimesh
 from scipy.special import fresnel
 from small_scenes import (
     BOTH,
+    CONCRETE_M,
     ISO,
     WAVELENGTH_M,
     azimuth_deg,
     box,
+    concrete,
     delay_ns,
     friis,
     knife_edge_gain,
     places,
+    slab,
     small_scene,
     square,
     trace,
@@ -27,7 +24,7 @@ from small_scenes import (
     zenith_deg,
 )
 
-from ueloc_core.radio.ray_tracing import Plane, sionna_rt
+from ueloc_core.radio.ray_tracing import Plane
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +79,10 @@ def test_a_thin_wall_is_a_knife_edge(ridges, material):
     wanted = in_db((free * knife_edge_gain(before + behind - straight(fine))).mean(axis=-1))
     loss = in_db(free.mean(axis=-1)) - wanted
     assert loss.min() > 28
+    # a knife edge absorbs; faces that reflect a grazing field leave up to a decibel more or less
+    margin_db = {"black": 0.25, "concrete": 0.6, "metal": 1.2}[material]
     for found in site.sectors:
-        error = found.path_gain_db - wanted
-        assert error.min() > -1.7
-        assert error.max() < 0.1
+        assert np.abs(found.path_gain_db - wanted).max() < margin_db
 
 
 def transition(x):
@@ -125,38 +122,51 @@ def over_edge(coefficient, before, behind):
     return friis(before + behind) * np.abs(coefficient) ** 2 * spreading
 
 
-def test_an_edge_without_a_lit_reflection_follows_the_theory_at_any_angle(ridges):
-    """Two of the four terms, the dark face's reflection being -1."""
+@pytest.mark.parametrize("material", ["black", "concrete"])
+def test_an_edge_follows_the_theory_at_any_angle(ridges, material):
+    """A field across the edge, square to it: four terms, two with the faces' reflections."""
     grid = Plane((202.0, -1.0), 40, 1, 2.0, 1.5)
-    found = trace(ridges["black"], MAST, grid, points=16, diffraction=True).sectors[0]
+    found = trace(ridges[material], MAST, grid, points=16, diffraction=True).sectors[0]
     before, behind, bend = over(places(grid, 8))
     # the lit face points down
     source = np.pi / 2 - np.arctan2(TOP_M - MAST[2], RIDGE_M)
     exterior = 2 * np.pi - 2 * np.arctan2(BASE_M, TOP_M)
-    _, d2, d3, _ = wedge_terms(source, source + np.pi + bend, exterior, before, behind)
-    error = found.path_gain_db - in_db(over_edge(d2 - d3, before, behind).mean(axis=-1))
+    place = source + np.pi + bend
+    d1, d2, d3, d4 = wedge_terms(source, place, exterior, before, behind)
+    lit, dark = (
+        0.0 if material == "black" else slab(np.sin(angle), concrete(), CONCRETE_M)[0][1]
+        for angle in (source, exterior - place)
+    )
+    wanted = over_edge(d1 + d2 + lit * d4 + dark * d3, before, behind)
+    error = found.path_gain_db - in_db(wanted.mean(axis=-1))
     assert np.degrees(bend).max() > 80
     assert np.abs(error[0, 1:]).max() < 0.3
-    assert abs(error[0, 1:].mean()) < 0.03
+    assert abs(error[0, 1:].mean()) < 0.05
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Sionna RT 2.2 adds the lit face's reflection with the wrong sign"
-)
-def test_a_roof_of_metal_bends_as_the_exact_wedge_does(tmp_path):
-    """A field along the edge is zero on both faces: grazing the roof, little is left to bend.
+@pytest.mark.parametrize("material", ["metal", "concrete"])
+def test_a_roof_bends_both_polarizations_as_the_wedge_of_theory_does(tmp_path, material):
+    """The mast grazes the roof: along the edge a field is nearly zero on it, and little is left.
 
-    All of it is known: the four terms with both reflections -1. Sionna's field is 14 dB above.
+    For metal both reflections are -1 along the edge and 1 across it, which is the exact solution.
     """
-    roof = small_scene(tmp_path, roof=(box((-30, 20), (-400, 400), (0, 20)), "metal"))
+    roof = small_scene(tmp_path, roof=(box((-30, 20), (-400, 400), (0, 20)), material))
     mast, place = (-150.0, 0.0, 40.0), (32.0, 0.0, 10.0)
     before, behind = np.hypot(170, 20), np.hypot(12, 10)
     source, end = np.arctan2(20, 170), np.pi + np.arctan2(10, 12)
     d1, d2, d3, d4 = wedge_terms(source, end, 1.5 * np.pi, before, behind)
     site = trace(roof, mast, square(place[:2], 1, 0.05, place[2]), ISO, BOTH, diffraction=True)
     upright, both = (10 ** (found.path_gain_db[0, 0] / 10) for found in site.sectors)
-    exact = over_edge(d1 + d2 - d3 - d4, before, behind)
-    assert in_db((2 * both - upright) / exact) == pytest.approx(0, abs=0.1)
+    if material == "metal":
+        reflections = (-1.0, 1.0), (-1.0, 1.0)
+    else:
+        reflections = [
+            slab(np.sin(angle), concrete(), CONCRETE_M)[0] for angle in (source, 1.5 * np.pi - end)
+        ]
+    for number, power in enumerate((2 * both - upright, upright)):
+        lit, dark = (of_face[number] for of_face in reflections)
+        wanted = over_edge(d1 + d2 + lit * d4 + dark * d3, before, behind)
+        assert in_db(power / wanted) == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize("material", ["black", "concrete", "metal"])
@@ -226,34 +236,6 @@ def test_an_edge_bends_around_a_corner_of_a_house(tmp_path):
         assert site.sectors[0].path_gain_db[row, 0] == pytest.approx(
             other.sectors[0].path_gain_db[0, 0], abs=0.3
         )
-
-
-@pytest.mark.parametrize("material", ["concrete", "metal"])
-def test_fields_over_an_edge_are_those_of_the_path_solver(ridges, material):
-    """Sionna's, at a few points, for both polarizations."""
-    rt, scene = sionna_rt(), ridges[material].sionna
-    places_m = [(210.0, 5.0, 1.5), (250.0, -40.0, 10.0), (330.0, 60.0, 20.0)]
-    scene.rx_array = rt.PlanarArray(num_rows=1, num_cols=1, pattern="iso", polarization="VH")
-    scene.add(rt.Transmitter("mast", position=list(MAST)))
-    for index, place in enumerate(places_m):
-        scene.add(rt.Receiver(f"place-{index}", position=list(place)))
-    power = {}
-    for polarization in "VH":
-        scene.tx_array = rt.PlanarArray(
-            num_rows=1, num_cols=1, pattern="iso", polarization=polarization
-        )
-        paths = rt.PathSolver()(
-            scene, max_depth=1, specular_reflection=False, diffraction=True, samples_per_src=100_000
-        )
-        real, imaginary = (np.array(part) for part in paths.a)
-        power[polarization] = (real**2 + imaginary**2).sum(axis=(1, 2, 3, 4))
-    for index, place in enumerate(places_m):
-        site = trace(
-            ridges[material], MAST, square(place[:2], 1, 0.1, place[2]), ISO, BOTH, diffraction=True
-        )
-        upright, both = (10 ** (found.path_gain_db[0, 0] / 10) for found in site.sectors)
-        assert in_db(upright / power["V"][index]) == pytest.approx(0, abs=0.05)
-        assert in_db((2 * both - upright) / power["H"][index]) == pytest.approx(0, abs=0.05)
 
 
 def test_no_diffraction_without_depth_or_wish(ridges):

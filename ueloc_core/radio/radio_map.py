@@ -30,7 +30,7 @@ from ueloc_core.radio.ray_tracing import (
     trace,
 )
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 Belief = Literal["twin", "world"]
 Progress = Callable[[int, int, str], None]
@@ -180,7 +180,11 @@ def _provenance(city: City, belief: Belief) -> dict[str, Any]:
         "belief": belief,
         "rays_per_site": city.ray_tracing.rays_per_site,
         "batches": city.ray_tracing.batches,
+        "points_per_batch": city.ray_tracing.points_per_batch,
         "max_depth": city.ray_tracing.max_depth,
+        "diffraction": int(city.ray_tracing.diffraction),
+        "refraction": int(city.ray_tracing.refraction),
+        "scattering": int(city.ray_tracing.scattering),
         "sionna_rt": importlib.metadata.version("sionna-rt"),
     }
 

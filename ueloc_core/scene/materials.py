@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 
 from ueloc_core.errors import SceneError
+from ueloc_core.units import VACUUM_PERMITTIVITY_F_PER_M
 
 SEA_SALINITY_G_PER_KG = 35.0
 WATER_TEMPERATURE_C = 15.0
-
-_VACUUM_PERMITTIVITY_F_PER_M = 8.8541878128e-12
 
 
 @dataclass(frozen=True)
@@ -132,5 +131,5 @@ def water_properties(
     real = (static - middle) / (1 + one**2) + (middle - high) / (1 + two**2) + high
     loss = one * (static - middle) / (1 + one**2) + two * (middle - high) / (1 + two**2)
     ionic = 4.3 / 35.0 * salinity_g_per_kg * (1 + 0.02 * (temperature_c - 15.0))
-    polar = 2 * math.pi * frequency_hz * _VACUUM_PERMITTIVITY_F_PER_M * loss
+    polar = 2 * math.pi * frequency_hz * VACUUM_PERMITTIVITY_F_PER_M * loss
     return real, polar + ionic

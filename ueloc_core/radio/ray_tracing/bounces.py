@@ -16,7 +16,7 @@ from ueloc_core.errors import RadioError
 from ueloc_core.radio.ray_tracing.contributions import Contributions, power_of_fields
 from ueloc_core.radio.ray_tracing.engine import RayScene, drjit, rows, sionna_rt
 from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
-from ueloc_core.radio.ray_tracing.points import to_centre
+from ueloc_core.radio.ray_tracing.points import lies_indoors, to_centre
 from ueloc_core.radio.ray_tracing.receivers import Grid, Plane, Surface
 
 _CHUNK = 1 << 20  # rays that are under way at a time: about 150 MB
@@ -213,7 +213,7 @@ def _bounce(
         met = scene.geometry.ray_intersect_preliminary(rays.ray, coherent=depth == 0)
         dr.eval(met)
         if depth > 0:
-            yield from _crossings(scene, crossings, rays, met.t)
+            yield from _crossings(scene, crossings, interactions, rays, met.t)
         if depth == interactions.max_depth:
             return
         onward = _interact(interactions, rays, met, seeds)
@@ -283,9 +283,13 @@ def _interact(
 
 
 def _crossings(
-    scene: RayScene, crossings: CrossingTest, rays: _Rays, obstacle: Any
+    scene: RayScene,
+    crossings: CrossingTest,
+    interactions: Interactions,
+    rays: _Rays,
+    obstacle: Any,
 ) -> Iterator[tuple[Contributions, Any]]:
-    """Grid cells that straight pieces of rays cross before they meet an obstacle."""
+    """Grid cells that straight pieces of rays cross outdoors before they meet an obstacle."""
     dr, mi = drjit(), sionna_rt().mi
     grid = crossings.grid
     beyond = dr.zeros(mi.Float, dr.width(rays.length))
@@ -301,6 +305,8 @@ def _crossings(
         slant = dr.abs(dr.dot(normal, rays.ray.d))
         area = rays.solid_angle * normal.z * dr.rcp(dr.maximum(slant, 1e-4) * grid.cell_m**2)
         counted = crosses & inside
+        if interactions.refraction:  # else no ray is in a building
+            counted &= ~lies_indoors(scene, place)
         dr.eval(counted, cell, place, free, area, distance)
         hit = dr.compress(counted)
         if dr.width(hit):

@@ -4,8 +4,8 @@ Nothing is left to chance: for each point and each edge that casts a shadow from
 place on the edge over which a path runs is known in closed form (equal angles to the edge, Keller
 1962). Most pairs fall away by half-spaces: the point must lie behind the lit face, before the dark
 one and below the plane through mast and edge. Blocks of grid cells are tested first, by bounds,
-then points. What is left is tested for obstacles, and Sionna's radio material gives the field (the
-uniform theory of diffraction, Kouyoumjian and Pathak 1974, with the reflection of the faces).
+then points. What is left is tested for obstacles, and gets its field from the uniform theory of
+diffraction (`utd`).
 """
 
 import math
@@ -19,6 +19,7 @@ from ueloc_core.radio.ray_tracing.contributions import Contributions, power_of_f
 from ueloc_core.radio.ray_tracing.engine import RayScene, drjit, point3f, rows, sionna_rt, vector3f
 from ueloc_core.radio.ray_tracing.points import CellPoints, to_centre
 from ueloc_core.radio.ray_tracing.receivers import Grid
+from ueloc_core.radio.ray_tracing.utd import WedgePaths, wedge_fields
 from ueloc_core.radio.ray_tracing.wedges import OFFSET_M, Wedges
 
 _BLOCK_CELLS = 8
@@ -50,18 +51,18 @@ def diffracted(
     grid
         The grid.
     """
-    edges = _Edges(wedges, mast_m)
+    edges = _Edges(scene, wedges, mast_m)
     found = [
         _paths(scene, edges, points, point, wedge, grid)
         for point, wedge in _candidates(scene, edges, points, grid)
     ]
-    return Contributions.joined([_none(), *found])
+    return Contributions.joined([Contributions.none(), *found])
 
 
 class _Edges:
     """Edges as Dr.Jit arrays, with what depends on the mast alone."""
 
-    def __init__(self, wedges: Wedges, mast_m: tuple[float, float, float]) -> None:
+    def __init__(self, scene: RayScene, wedges: Wedges, mast_m: tuple[float, float, float]) -> None:
         mi = sionna_rt().mi
         self.count = len(wedges)
         self.mast = mi.Point3f(*mast_m)
@@ -71,7 +72,17 @@ class _Edges:
         self.normal_n = vector3f(wedges.normal_n)
         self.outward = vector3f(wedges.outward)
         self.length = mi.Float(wedges.length_m.astype(np.float32))
-        self.shape = mi.UInt(wedges.shape.astype(np.uint32))
+        slabs = scene.slabs
+        self.permittivity = mi.Complex2f(
+            *(
+                mi.Float(np.ascontiguousarray(part[wedges.shape], dtype=np.float32))
+                for part in (slabs.permittivity.real, slabs.permittivity.imag)
+            )
+        )
+        self.thickness, self.smoothness = (
+            mi.Float(value[wedges.shape].astype(np.float32))
+            for value in (slabs.thickness_m, slabs.smoothness)
+        )
         # the dark side of the plane through mast and edge: positive along this vector
         sight = np.asarray(mast_m) - wedges.start_m
         tangent = np.cross(wedges.normal0, wedges.along)
@@ -260,7 +271,7 @@ def _paths(
         dr.eval(open_way)
         left = dr.compress(open_way)
         if not dr.width(left):
-            return _none()
+            return Contributions.none()
         point, edge = dr.gather(mi.UInt, point, left), dr.gather(mi.UInt, edge, left)
         dr.eval(point, edge)
     power, length, behind, departure, arrival = _fields(scene, edges, places, point, edge)
@@ -281,10 +292,7 @@ def _paths(
 def _fields(
     scene: RayScene, edges: _Edges, places: Any, point: Any, edge: Any
 ) -> tuple[list[Any], Any, Any, Any, Any]:
-    """Powers, lengths (all, behind the edge) and directions of paths, by Sionna's material."""
-    from sionna.rt.constants import InteractionType  # noqa: PLC0415
-    from sionna.rt.utils import spectrum_to_matrix_4f  # noqa: PLC0415
-
+    """Powers, lengths (all, behind the edge) and directions of paths over edges."""
     dr, mi = drjit(), sionna_rt().mi
     place = dr.gather(mi.Point3f, places, point)
     start = dr.gather(mi.Point3f, edges.start, edge)
@@ -293,47 +301,22 @@ def _fields(
     turn = mi.Point3f(start + along * bend)
     departure = mi.Vector3f(dr.normalize(turn - edges.mast))
     arrival = mi.Vector3f(dr.normalize(place - turn))
-    shape = dr.gather(
-        mi.ShapePtr, scene.geometry.shapes_dr(), dr.gather(mi.UInt, edges.shape, edge)
+    fields = wedge_fields(
+        WedgePaths(
+            departure=departure,
+            arrival=arrival,
+            before=before,
+            behind=behind,
+            normal0=dr.gather(mi.Vector3f, edges.normal0, edge),
+            normal_n=dr.gather(mi.Vector3f, edges.normal_n, edge),
+            along=along,
+            permittivity=dr.gather(mi.Complex2f, edges.permittivity, edge),
+            thickness=dr.gather(mi.Float, edges.thickness, edge),
+            smoothness=dr.gather(mi.Float, edges.smoothness, edge),
+        ),
+        scene.wavelength_m,
     )
-
-    # how a radio material takes its input: sionna.rt.RadioMaterialBase
-    met = dr.zeros(mi.SurfaceInteraction3f, dr.width(point))
-    normal = mi.Normal3f(dr.gather(mi.Vector3f, edges.normal0, edge))
-    met.n = normal
-    met.sh_frame.n = normal
-    met.initialize_sh_frame()
-    met.wi = met.to_local(departure)
-    met.p = turn
-    met.shape = shape
-    met.dn_du = met.to_local(along)
-    met.dn_dv = met.to_local(dr.gather(mi.Vector3f, edges.normal_n, edge))
-    flag = dr.reinterpret_array(mi.Float, mi.UInt(int(InteractionType.DIFFRACTION)))
-    met.dp_du = mi.Vector3f(behind, before, flag)
-    context = mi.BSDFContext(
-        mode=mi.TransportMode.Importance, type_mask=0, component=int(InteractionType.DIFFRACTION)
-    )
-    spreading = dr.rsqrt(before * behind * (before + behind))
-    everywhere = dr.full(mi.Bool, True, dr.width(point))
-    jones = shape.bsdf().eval(context, met, arrival, everywhere)
-    matrix = spectrum_to_matrix_4f(jones) * spreading
-    fields = [
-        mi.Vector4f(matrix @ unit) for unit in (mi.Vector4f(1, 0, 0, 0), mi.Vector4f(0, 1, 0, 0))
-    ]
-    scale = (scene.wavelength_m / (4.0 * math.pi)) ** 2
-    power = power_of_fields(fields[0], fields[1], scale)
+    power = power_of_fields(*fields, (scene.wavelength_m / (4.0 * math.pi)) ** 2)
     length = before + behind
     dr.eval(power, length, behind, departure, arrival)
     return power, length, behind, departure, arrival
-
-
-def _none() -> Contributions:
-    return Contributions(
-        cell=np.zeros(0, dtype=np.int64),
-        batch=np.zeros(0, dtype=np.int64),
-        weight=np.zeros(0, dtype=np.float32),
-        length_m=np.zeros(0, dtype=np.float32),
-        departure=np.zeros((0, 3), dtype=np.float32),
-        arrival=np.zeros((0, 3), dtype=np.float32),
-        power=np.zeros((0, 4), dtype=np.float32),
-    )

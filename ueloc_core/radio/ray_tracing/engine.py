@@ -5,8 +5,10 @@ They are imported inside the functions, so that loading this module costs nothin
 
 import functools
 import importlib
+import math
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ueloc_core.errors import RadioError
-from ueloc_core.units import wavelength_m
+from ueloc_core.units import SPEED_OF_LIGHT_M_S, VACUUM_PERMITTIVITY_F_PER_M, wavelength_m
 
 ARCADE_M = 12.0
 _LLVM = "lib/libLLVM.so.23.1"
@@ -117,6 +119,26 @@ class RayScene:
         return sorted(found, key=lambda mesh: mesh.name)
 
     @functools.cached_property
+    def slabs(self) -> "Slabs":
+        """Radio material of each shape at the scene's frequency, in the order of loading."""
+        angular_frequency = 2.0 * math.pi * SPEED_OF_LIGHT_M_S / self.wavelength_m
+        values = [
+            [
+                float(np.array(value).ravel()[0])
+                for value in (
+                    material.relative_permittivity,
+                    material.conductivity,
+                    material.thickness,
+                    material.scattering_coefficient,
+                )
+            ]
+            for material in (shape.bsdf() for shape in self.geometry.shapes())
+        ]
+        real, conductivity, thickness, scattering = np.array(values).reshape(-1, 4).T
+        loss = conductivity / (angular_frequency * VACUUM_PERMITTIVITY_F_PER_M)
+        return Slabs(real - 1j * loss, thickness, np.sqrt(1.0 - scattering**2))
+
+    @functools.cached_property
     def _undersides_m(self) -> NDArray[np.float64]:
         """Heights of the faces that look down [m], sorted."""
         found = []
@@ -165,6 +187,25 @@ class Mesh:
         self.index = index
         self.vertices_m = vertices_m
         self.faces = faces
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Radio materials of shapes, n of them.
+
+    Attributes
+    ----------
+    permittivity
+        Complex relative permittivity (negative imaginary part), shape (n,).
+    thickness_m
+        Thickness [m], shape (n,).
+    smoothness
+        Factor on reflection coefficients that scattering leaves, 1 for smooth faces, shape (n,).
+    """
+
+    permittivity: NDArray[np.complex128]
+    thickness_m: NDArray[np.float64]
+    smoothness: NDArray[np.float64]
 
 
 def point3f(values: NDArray[Any]) -> Any:

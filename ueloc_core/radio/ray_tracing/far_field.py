@@ -49,7 +49,7 @@ class Sector:
             )
 
 
-class Departures:
+class PathGains:
     """Directions of departure of paths, and what the paths carry, ready for any sector."""
 
     def __init__(self, paths: Contributions) -> None:
@@ -63,7 +63,7 @@ class Departures:
         self._power = mi.Vector4f(*(mi.Float(np.ascontiguousarray(v)) for v in paths.power.T))
         dr.eval(self._zenith_deg, self._azimuth_deg)
 
-    def gain(self, sector: Sector) -> NDArray[np.float32]:
+    def of(self, sector: Sector) -> NDArray[np.float32]:
         """Path gain of a sector along each path, shape (n,)."""
         dr, mi = drjit(), sionna_rt().mi
         if not self._count:

@@ -188,10 +188,14 @@ def to_centre(
 
 
 def indoors(scene: RayScene, places_m: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which places lie in a building: the first face above looks away from them."""
-    mi = sionna_rt().mi
+    """Which places [m] of shape (n, 3) lie in a building, shape (n,)."""
     if not len(places_m):
         return np.zeros(0, dtype=bool)
-    ray = mi.Ray3f(point3f(places_m), mi.Vector3f(0.0, 0.0, 1.0))
-    found = scene.geometry.ray_intersect(ray)
-    return np.array(found.is_valid() & (found.n.z > 0.0))
+    return np.array(lies_indoors(scene, point3f(places_m)))
+
+
+def lies_indoors(scene: RayScene, places: Any) -> Any:
+    """As `indoors`, of Dr.Jit arrays: whether the first face above a place looks away from it."""
+    mi = sionna_rt().mi
+    found = scene.geometry.ray_intersect(mi.Ray3f(places, mi.Vector3f(0.0, 0.0, 1.0)))
+    return found.is_valid() & (found.n.z > 0.0)

@@ -19,12 +19,12 @@ from ueloc_core.radio.ray_tracing.bounces import Interactions
 from ueloc_core.radio.ray_tracing.cells import CellMap, CellStatistics
 from ueloc_core.radio.ray_tracing.contributions import Contributions
 from ueloc_core.radio.ray_tracing.engine import RayScene, sionna_rt
-from ueloc_core.radio.ray_tracing.far_field import Departures, Sector
+from ueloc_core.radio.ray_tracing.far_field import PathGains, Sector
 from ueloc_core.units import SPEED_OF_LIGHT_M_S
 
-# Chains that the solver holds at a time: about 200 MB at depth 5. Its table of chains already seen
-# is as long; two that share their entries count as one and the second is lost.
-_MOST_CHAINS = 1 << 20
+# Chains that the solver holds at a time: about 1 GB at depth 5. Its table of chains already seen is
+# as long; two that share their entries count as one and the second is lost.
+_MOST_CHAINS = 1 << 22
 _OF_EACH_PATH = (
     *("position", "delay_ns", "departure", "arrival"),
     *("reflections", "refractions", "scatterings", "diffractions"),
@@ -157,7 +157,7 @@ def reference_paths(
     *,
     samples: int = 1_000_000,
     seed: int = 1,
-    at_a_time: int = 32,
+    at_a_time: int = 16,
 ) -> PathTable:
     """Paths from the sectors of a site to positions.
 
@@ -203,8 +203,8 @@ def reference_paths(
             kinds.append(kind[true])
     paths, kind = Contributions.joined(found), np.concatenate(kinds)
     order = np.lexsort((paths.length_m, paths.cell))
-    departures = Departures(paths) if len(paths) else None
-    gains = [departures.gain(sector)[order] for sector in sectors if departures]
+    gains_of = PathGains(paths) if len(paths) else None
+    gains = [gains_of.of(sector)[order] for sector in sectors if gains_of]
     return PathTable(
         positions=len(places),
         position=paths.cell[order],

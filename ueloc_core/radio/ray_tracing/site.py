@@ -1,8 +1,7 @@
 """One pass for all sectors of a site."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from ueloc_core.radio.ray_tracing.cells import CellMap, CellStatistics
 from ueloc_core.radio.ray_tracing.contributions import Contributions
 from ueloc_core.radio.ray_tracing.diffraction import diffracted
 from ueloc_core.radio.ray_tracing.engine import RayScene
-from ueloc_core.radio.ray_tracing.far_field import Departures, Sector
+from ueloc_core.radio.ray_tracing.far_field import PathGains, Sector
 from ueloc_core.radio.ray_tracing.launch import Launch, RaySet
 from ueloc_core.radio.ray_tracing.points import (
     cell_centres,
@@ -90,9 +89,9 @@ class SiteTracer:
         mast_m = self._checked(mast_m)
         share = outdoor_share(self.scene, grid)
         paths, seen = self.paths(mast_m, grid, share, ray_set)
-        departures = Departures(paths)
+        gains = PathGains(paths)
         statistics = CellStatistics(paths, grid.shape, ray_set.batches)
-        maps = [statistics.of(departures.gain(sector)) for sector in sectors]
+        maps = [statistics.of(gains.of(sector)) for sector in sectors]
         return SiteMaps(maps, seen, share.astype(np.float32))
 
     def _checked(self, mast_m: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -124,8 +123,9 @@ class SiteTracer:
         visible = np.bincount(points.cell[seen], minlength=cells)
         with np.errstate(invalid="ignore"):
             seen_share = (visible / counts).astype(np.float32).reshape(grid.shape)
-        found = [direct]
-        found += self._bounced(mast_m, grid, share, ray_set)
+        # a grid cell of which no point fell outdoors counts as indoors, reflections included
+        share = np.where(counts.reshape(grid.shape) > 0, share, 0.0)
+        found = [direct, *self._bounced(mast_m, grid, share, ray_set)]
         if self.interactions.diffraction and self.interactions.max_depth > 0:
             if self._wedges is None:
                 self._wedges = wedges_of(self.scene)
@@ -150,10 +150,9 @@ class SiteTracer:
         free = share.ravel()
         found = []
         for part in trace_rays(self.scene, mast_m, crossings, launch, self.interactions, ray_set):
-            outdoors = free[part.cell] > 0
-            kept = _chosen(part, outdoors)
+            kept = part[free[part.cell] > 0]
             weight = (kept.weight / free[kept.cell]).astype(np.float32)
-            found.append(_with_weight(kept, weight))
+            found.append(replace(kept, weight=weight))
         return found
 
 
@@ -179,12 +178,3 @@ def _farthest(mast_m: tuple[float, float, float], grid: Grid) -> tuple[float, fl
         low = grid.corner_m[axis] - mast_m[axis]
         found.append(max(abs(low), abs(low + cells * grid.cell_m)))
     return found[0], found[1]
-
-
-def _chosen(paths: Contributions, chosen: NDArray[Any]) -> Contributions:
-    return Contributions(*(getattr(paths, n)[chosen] for n in paths.__dataclass_fields__))
-
-
-def _with_weight(paths: Contributions, weight: NDArray[np.float32]) -> Contributions:
-    values = {n: getattr(paths, n) for n in paths.__dataclass_fields__}
-    return Contributions(**{**values, "weight": weight})
