@@ -200,7 +200,7 @@ def test_the_path_over_an_edge_is_that_of_the_map(yard, place):
     interactions = Interactions(max_depth=1, reflection=False)
     paths = reference_paths(yard, MAST, SECTORS, [place], interactions, samples=SAMPLES)
     assert paths.kind.tolist() == ["diffracted"]
-    agree(paths, point_map(yard, place, interactions), gain_db=3.0)
+    agree(paths, point_map(yard, place, interactions), gain_db=6.0)
 
 
 def agree(paths, maps, gain_db=0.03):
