@@ -24,11 +24,14 @@ from ueloc_core.city import City
 from ueloc_core.geodata.osm import build_extract, load_features
 from ueloc_core.geodata.schemas import BUILDING_KINDS
 from ueloc_core.geodata.terrain import load_terrain
+from ueloc_core.radio.antennas import antenna_named
 from ueloc_core.radio.ray_tracing import (
+    Interactions,
     Plane,
+    RayScene,
     RaySet,
-    RayTracer,
-    Transmitter,
+    Sector,
+    SiteTracer,
     bundled_scene,
 )
 from ueloc_core.scene.mitsuba import build_scene
@@ -37,7 +40,7 @@ FRAME = "+proj=tmerc +lat_0=48.138 +lon_0=11.5758 +datum=WGS84 +units=m +no_defs
 HALF_M = 560.0  # both scenes are whole within this of the origin
 CELL_M, MAST_M, TERMINAL_M, FREQUENCY_HZ = 4.0, 45.0, 1.5, 3.5e9
 MASTS_M = ((0.0, 20.0), (-260.0, -180.0), (250.0, 210.0), (-180.0, 260.0))
-RAYS = (RaySet(2_000_000, 1), RaySet(2_600_000, 2))
+RAYS = (RaySet(2_000_000, 1), RaySet(2_000_000, 2))
 LEAST_DB = -130.0
 
 Raster = np.ndarray
@@ -161,14 +164,24 @@ def gains(
 ) -> dict[str, float]:
     """Path gain of the same masts through the same rays, over what is outdoors in both."""
     size = outdoors.shape[0]
-    maps = []
+    isotropic = Sector(antenna_named("iso"), 0.0, 0.0)
+    maps, indoors = [], []
     for file, (x, y) in (ours, theirs):
-        tracer = RayTracer(file, frequency_hz=FREQUENCY_HZ, max_depth=3, diffraction=diffraction)
-        masts = [Transmitter((u - x, v - y, MAST_M), 0.0, 0.0, "iso") for u, v in MASTS_M]
-        plane = Plane((-x, -y), size, size, CELL_M, TERMINAL_M)
-        found = (tracer.path_gain(masts, plane, rays)[:, outdoors] for rays in RAYS)
-        # Sionna's diffraction gives a negative power in a few of ten thousand grid cells
-        maps.append([10 * np.log10(np.maximum(gain, 1e-30)) for gain in found])
+        scene = RayScene(file, FREQUENCY_HZ)
+        tracer = SiteTracer(scene, Interactions(max_depth=3, diffraction=diffraction))
+        plane = Plane((-HALF_M - x, -HALF_M - y), size, size, CELL_M, TERMINAL_M)
+        found = [
+            [tracer.maps((u - x, v - y, MAST_M), [isotropic], plane, rays) for u, v in MASTS_M]
+            for rays in RAYS
+        ]
+        indoors.append(float((found[0][0].outdoor_share[outdoors] < 1).mean()))
+        maps.append(
+            [
+                np.stack([np.nan_to_num(m.sectors[0].path_gain_db, nan=-300.0) for m in of_set])
+                for of_set in found
+            ]
+        )
+    maps = [[gain[:, outdoors] for gain in of_scene] for of_scene in maps]
     between = _difference(maps[0][0], maps[1][0])
     noise = [_difference(*of_scene) for of_scene in maps]
     return {
@@ -176,6 +189,8 @@ def gains(
         "other_rays_ours_rms_db": noise[0]["rms_db"],
         "other_rays_theirs_rms_db": noise[1]["rms_db"],
         "other_rays_one_only": noise[0]["one_only"],
+        "taken_for_indoors_ours": round(indoors[0], 4),
+        "taken_for_indoors_theirs": round(indoors[1], 4),
     }
 
 
