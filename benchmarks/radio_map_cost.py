@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.helsinki_site import INTERACTIONS, Site, helsinki_site, peak_memory_mb
 from ueloc_core.radio.ray_tracing import RaySet, Sector, SiteTracer
@@ -105,12 +106,13 @@ def draw(found: dict[str, Any], file: Path) -> None:
         )
         left.set(xlabel=_LABELS[quantity], ylabel="time [s]")
         right.set(ylabel="peak memory [GB]")
-        left.set_ylim(bottom=0)
-        right.set_ylim(bottom=0)
+        left.set_ylim(0, 1.25 * max(of_quantity["time_s"]))
+        right.set_ylim(0, 1.1 * max(of_quantity["peak_mb"]) / 1e3)
         left.set_xlim(left=0)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.grid(alpha=0.3)
         if index == 0:
-            left.legend([seconds, memory], ["time", "peak memory"], loc="upper left")
+            left.legend([seconds, memory], ["time", "peak memory"], loc="lower right")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Software": None})
 
