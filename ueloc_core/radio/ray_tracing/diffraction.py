@@ -59,6 +59,35 @@ def diffracted(
     return Contributions.joined([Contributions.none(), *found])
 
 
+def power_over(
+    scene: RayScene,
+    mast_m: tuple[float, float, float],
+    wedges: Wedges,
+    places_m: NDArray[np.float64],
+    edge: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """`Contributions.power` of paths whose edge is known, shape (n, 4).
+
+    Parameters
+    ----------
+    scene
+        The scene.
+    mast_m
+        (x, y, z) of the antenna [m].
+    wedges
+        Edges, as `facing` turns them.
+    places_m
+        Where the paths end, shape (n, 3).
+    edge
+        Edge of each path, shape (n,).
+    """
+    mi = sionna_rt().mi
+    point = mi.UInt(np.arange(len(edge), dtype=np.uint32))
+    of_path = mi.UInt(edge.astype(np.uint32))
+    power, *_ = _fields(scene, _Edges(scene, wedges, mast_m), point3f(places_m), point, of_path)
+    return np.stack([np.array(part) for part in power], axis=1)
+
+
 class _Edges:
     """Edges as Dr.Jit arrays, with what depends on the mast alone."""
 

@@ -2,7 +2,8 @@
 
 Radio maps are means over grid cells; here every path ends at one point, found by the image
 method. Chains that mix reflections with an edge, which radio maps leave out, are found too and
-named, so that a comparison can leave them out as well. The solver knows only chains that its rays
+named, so that a comparison can leave them out as well. Paths over one edge get the field of `utd`;
+mixed ones keep Sionna's. The solver knows only chains that its rays
 have met, so few rays miss paths: it costs some hundred times what a map costs.
 """
 
@@ -18,13 +19,16 @@ from ueloc_core.errors import RadioError
 from ueloc_core.radio.ray_tracing.bounces import Interactions
 from ueloc_core.radio.ray_tracing.cells import CellMap, CellStatistics
 from ueloc_core.radio.ray_tracing.contributions import Contributions
+from ueloc_core.radio.ray_tracing.diffraction import power_over
 from ueloc_core.radio.ray_tracing.engine import RayScene, sionna_rt
 from ueloc_core.radio.ray_tracing.far_field import PathGains, Sector
+from ueloc_core.radio.ray_tracing.wedges import Wedges, facing, wedges_of
 from ueloc_core.units import SPEED_OF_LIGHT_M_S
 
 # Chains that the solver holds at a time: about 1 GB at depth 5. Its table of chains already seen is
 # as long; two that share their entries count as one and the second is lost.
 _MOST_CHAINS = 1 << 22
+_ON_EDGE_M = 0.01  # the solver's place on an edge is as near as this to it
 _OF_EACH_PATH = (
     *("position", "delay_ns", "departure", "arrival"),
     *("reflections", "refractions", "scatterings", "diffractions"),
@@ -191,12 +195,14 @@ def reference_paths(
         raise RadioError(f"positions of shape {places.shape}", remedy="Give them as (n, 3).")
     kinds = [np.zeros((0, 4), dtype=np.uint8)]
     found = [Contributions.none()]
+    facing_mast = mast_m, facing(wedges_of(scene), mast_m)
     with _antennas(scene, mast_m):
         for first in range(0, len(places), at_a_time):
             some = places[first : first + at_a_time]
             # always as many, so that the kernel is compiled once
             filled = some[np.minimum(np.arange(at_a_time), len(some) - 1)]
-            paths, kind = _solve(scene, filled, interactions, samples, seed)
+            paths, kind, first_m = _solve(scene, filled, interactions, samples, seed)
+            _bend(scene, facing_mast, filled, paths, kind, first_m)
             true = paths.cell < len(some)
             paths.cell[:] += first
             found.append(paths[true])
@@ -239,8 +245,11 @@ def _solve(
     interactions: Interactions,
     samples: int,
     seed: int,
-) -> tuple[Contributions, NDArray[np.uint8]]:
-    """Paths to a few positions (`Contributions.cell` is the position), and what happens on them."""
+) -> tuple[Contributions, NDArray[np.uint8], NDArray[np.float64]]:
+    """Paths to a few positions (`Contributions.cell` is the position), and what happens on them.
+
+    The last array is where the first thing happens [m], shape (n, 3).
+    """
     rt, sionna = sionna_rt(), scene.sionna
     names = [f"terminal-{index}" for index in range(len(places_m))]
     for name, place in zip(names, places_m, strict=True):
@@ -267,7 +276,34 @@ def _solve(
             sionna.remove(name)
 
 
-def _read(paths: Any) -> tuple[Contributions, NDArray[np.uint8]]:
+def _bend(
+    scene: RayScene,
+    mast_m_and_wedges: tuple[tuple[float, float, float], Wedges],
+    places_m: NDArray[np.float64],
+    paths: Contributions,
+    kind: NDArray[np.uint8],
+    first_m: NDArray[np.float64],
+) -> None:
+    """Give paths over one edge, and nothing else, the field of `utd` in place of Sionna's.
+
+    Edges that maps leave out (nearly flat ones) keep Sionna's field.
+    """
+    mast_m, wedges = mast_m_and_wedges
+    bent = np.flatnonzero((kind[:, 3] == 1) & (kind.sum(axis=1) == 1))
+    if not len(bent) or not len(wedges):
+        return
+    away = first_m[bent, None] - wedges.start_m
+    along_m = np.clip((away * wedges.along).sum(axis=2), 0.0, wedges.length_m)
+    aside_m = np.linalg.norm(away - along_m[..., None] * wedges.along, axis=2)
+    edge = aside_m.argmin(axis=1)
+    known = aside_m[np.arange(len(bent)), edge] < _ON_EDGE_M
+    bent, edge = bent[known], edge[known]
+    if len(bent):
+        ends_m = places_m[paths.cell[bent]]
+        paths.power[bent] = power_over(scene, mast_m, wedges, ends_m, edge)
+
+
+def _read(paths: Any) -> tuple[Contributions, NDArray[np.uint8], NDArray[np.float64]]:
     from sionna.rt.constants import InteractionType  # noqa: PLC0415
 
     valid = np.array(paths.valid)[:, 0]  # (position, path)
@@ -291,16 +327,24 @@ def _read(paths: Any) -> tuple[Contributions, NDArray[np.uint8]]:
         InteractionType.DIFFRACTION,
     )
     kinds = np.stack([(met == kind).sum(axis=0) for kind in happened], axis=1).astype(np.uint8)
+    vertices = np.array(paths.vertices)  # (depth, position, transmitter, path, axis)
+    first_m = np.zeros((len(terminal), 3))
+    if len(vertices):
+        first_m[:] = vertices[0, :, 0][terminal, path]
     delay_s = np.array(paths.tau)[:, 0][terminal, path].astype(np.float64)
-    return Contributions(
-        cell=terminal.astype(np.int64),
-        batch=np.zeros(len(terminal), dtype=np.int64),
-        weight=np.ones(len(terminal), dtype=np.float32),
-        length_m=(delay_s * SPEED_OF_LIGHT_M_S).astype(np.float32),
-        departure=_direction(*angles[:2]),
-        arrival=-_direction(*angles[2:]),
-        power=power.astype(np.float32),
-    ), kinds
+    return (
+        Contributions(
+            cell=terminal.astype(np.int64),
+            batch=np.zeros(len(terminal), dtype=np.int64),
+            weight=np.ones(len(terminal), dtype=np.float32),
+            length_m=(delay_s * SPEED_OF_LIGHT_M_S).astype(np.float32),
+            departure=_direction(*angles[:2]),
+            arrival=-_direction(*angles[2:]),
+            power=power.astype(np.float32),
+        ),
+        kinds,
+        first_m,
+    )
 
 
 def _direction(zenith_rad: NDArray[Any], azimuth_rad: NDArray[Any]) -> NDArray[np.float32]:

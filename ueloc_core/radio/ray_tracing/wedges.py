@@ -101,24 +101,41 @@ def _of_mesh(mesh: Mesh) -> Wedges:
 def seen_wedges(
     scene: RayScene, wedges: Wedges, mast_m: tuple[float, float, float], within_m: float
 ) -> Wedges:
-    """Edges that cast a shadow from a mast, turned so that face 0 is the lit one.
+    """Edges that cast a shadow from a mast (`facing`), of which some part is seen from it.
 
-    They have one face in the light and one in the dark, lie within a distance in plan [m], and
-    some part of them is seen from the mast. The edge's direction is turned so that the cross
-    product of the lit face's normal and the direction points along that face, away from the edge.
+    Parameters
+    ----------
+    scene
+        The scene.
+    wedges
+        All edges.
+    mast_m
+        (x, y, z) of the antenna [m].
+    within_m
+        Greatest distance in plan [m].
+    """
+    middle = wedges.start_m + wedges.along * (wedges.length_m / 2)[:, None]
+    away = middle - np.asarray(mast_m)
+    turned = facing(wedges[np.hypot(away[:, 0], away[:, 1]) < within_m + wedges.length_m], mast_m)
+    return turned[_seen(scene, turned, mast_m)]
+
+
+def facing(wedges: Wedges, mast_m: tuple[float, float, float]) -> Wedges:
+    """Edges with one face lit by a mast and one in the dark, turned so that face 0 is the lit one.
+
+    The edge's direction is turned so that the cross product of the lit face's normal and the
+    direction points along that face, away from the edge.
     """
     mast = np.asarray(mast_m)
     lit0 = _dot(mast - wedges.start_m, wedges.normal0) > _FRONT_M
     lit_n = _dot(mast - wedges.start_m, wedges.normal_n) > _FRONT_M
-    middle = wedges.start_m + wedges.along * (wedges.length_m / 2)[:, None]
-    near = np.hypot(*(middle - mast)[:, :2].T) < within_m + wedges.length_m
-    chosen = (lit0 != lit_n) & near
+    chosen = lit0 != lit_n
     wedges, lit0 = wedges[chosen], lit0[chosen][:, None]
     normal0 = np.where(lit0, wedges.normal0, wedges.normal_n)
     normal_n = np.where(lit0, wedges.normal_n, wedges.normal0)
     against = _dot(np.cross(normal0, wedges.along), normal_n) > 0
     end = wedges.start_m + wedges.along * wedges.length_m[:, None]
-    turned = Wedges(
+    return Wedges(
         start_m=np.where(against[:, None], end, wedges.start_m),
         along=np.where(against[:, None], -wedges.along, wedges.along),
         length_m=wedges.length_m,
@@ -126,7 +143,6 @@ def seen_wedges(
         normal_n=normal_n,
         shape=wedges.shape,
     )
-    return turned[_seen(scene, turned, mast_m)]
 
 
 def _seen(scene: RayScene, wedges: Wedges, mast_m: tuple[float, float, float]) -> NDArray[np.bool_]:
