@@ -24,6 +24,9 @@ LEAST_SHARE = 0.01
 """A mechanism counts where it carries at least this share of a sector's power: 20 dB, as far as a
 first arrival may be below the strongest path."""
 
+GOAL_NS = 5.0
+"""A first arrival should be as near as this, and the time that light takes across a grid cell."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -46,8 +49,9 @@ class PathTruth:
         level = np.stack([m.path_gain_db for m in heard_in.sectors]) + site.element_power_dbm
         heard = (np.nan_to_num(level, nan=-np.inf) > THRESHOLD_DBM).any(axis=0)
         places = np.flatnonzero(heard & (heard_in.outdoor_share == 1))
-        rng = np.random.default_rng(budget.seed)
-        self.cells = np.sort(rng.choice(places, min(budget.cells, len(places)), replace=False))
+        # a lot for each grid cell of the window, so that another map draws nearly the same ones
+        lots = np.random.default_rng(budget.seed).random(heard.size)
+        self.cells = np.sort(places[np.argsort(lots[places])[: budget.cells]])
         self.of_cell = np.repeat(np.arange(len(self.cells)), SIDE**2)
         self.table = self._paths()
 
@@ -136,6 +140,7 @@ def compare(truth: PathTruth, maps: SiteMaps, ray_set: RaySet) -> dict[str, floa
             *("departure_azimuth_deg", "arrival_azimuth_deg"),
         )
     )
+    goal_ns = GOAL_NS + truth.site.grid.cell_m / SPEED_OF_LIGHT_M_S * 1e9
     whole_db = _layer(truth.table.summary(truth.of_cell).sectors, "path_gain_db")
     seen = maps.line_of_sight.ravel()[truth.cells]
     return {
@@ -143,6 +148,7 @@ def compare(truth: PathTruth, maps: SiteMaps, ray_set: RaySet) -> dict[str, floa
         "same_mechanisms_share": float(chosen.sum() / both.sum()),
         **_errors("gain", "db", gain_db[chosen]),
         **_errors("delay", "ns", late_ns[chosen]),
+        "delay_within_goal_share": float((np.abs(late_ns[chosen]) <= goal_ns).mean()),
         **_errors("azimuth", "deg", _turn_deg(departure_deg[chosen])),
         **_errors("arrival_azimuth", "deg", _turn_deg(arrival_deg[chosen])),
         "los_agreement": float(((seen > 0.5) == (plain.line_of_sight > 0.5)).mean()),

@@ -100,9 +100,9 @@ def draw(found: dict[str, Any], file: Path) -> None:
         right = left.twinx()
         values = np.array(of_quantity["values"], dtype=float)
         values = values / 1e6 if quantity == "rays" else values
-        (seconds,) = left.plot(values, of_quantity["time_s"], "o-", color="tab:blue")
+        (seconds,) = left.plot(values, of_quantity["time_s"], "o-", color="tab:blue", clip_on=False)
         (memory,) = right.plot(
-            values, np.array(of_quantity["peak_mb"]) / 1e3, "s--", color="tab:orange"
+            values, np.array(of_quantity["peak_mb"]) / 1e3, "s--", color="tab:orange", clip_on=False
         )
         left.set(xlabel=_LABELS[quantity], ylabel="time [s]")
         right.set(ylabel="peak memory [GB]")
