@@ -18,7 +18,7 @@ from ueloc_core.scene.roofs import Roof, RoofSurface, flattened, roof_surface
 FASCIA_M = 0.3
 """The top of the walls that is made of the roof's material [m].
 
-Sionna finds a diffracting edge between two faces of one mesh only, so the seam of the two
+A diffracting edge lies between two faces of one mesh (in Sionna too), so the seam of the two
 materials must not lie on the roof's edge.
 """
 

@@ -321,7 +321,7 @@ def _crossings(
 def _contributions(
     scene: RayScene, grid: Grid, rays: _Rays, hit: Any, at: tuple[Any, ...]
 ) -> tuple[Contributions, Any]:
-
+    """What the rays that cross the grid carry, still without batch and departure."""
     dr, mi = drjit(), sionna_rt().mi
     cell, place, free, area, distance = at
     scale = (scene.wavelength_m / (4.0 * math.pi)) ** 2

@@ -75,7 +75,7 @@ def wedge_fields(paths: WedgePaths, wavelength_m: float) -> tuple[Any, Any]:
     dr, mi = drjit(), sionna_rt().mi
     along_edge, across_edge = _coefficients(paths, wavelength_m)
     spreading = dr.rsqrt(paths.before * paths.behind * (paths.before + paths.behind))
-    # bases of both ends along (beta) and across (phi) the edge: Kouyoumjian and Pathak, eq. 19
+    # bases of both ends along (beta) and across (phi) the edge, as Kouyoumjian and Pathak take them
     phi_in = -dr.normalize(dr.cross(paths.along, paths.departure))
     beta_in = dr.cross(phi_in, paths.departure)
     phi_out = dr.normalize(dr.cross(paths.along, paths.arrival))
@@ -96,7 +96,7 @@ def wedge_fields(paths: WedgePaths, wavelength_m: float) -> tuple[Any, Any]:
 
 
 def _coefficients(paths: WedgePaths, wavelength_m: float) -> tuple[Any, Any]:
-    """Diffraction coefficients for fields along and across the edge (P.526-15, eq. 63)."""
+    """Diffraction coefficients for fields along and across the edge (P.526-15, section 4.3)."""
     from sionna.rt.utils import (  # noqa: PLC0415
         cot_times_f_utd,
         itu_coefficients_single_layer_slab,

@@ -22,7 +22,7 @@ from ueloc_core.radio.ray_tracing.launch import RaySet
 from ueloc_core.radio.ray_tracing.receivers import Grid
 from ueloc_core.radio.ray_tracing.site import SiteMaps, SiteTracer
 
-_MAX_WORKERS = 8  # each holds about 1 GB
+_MAX_WORKERS = 8  # each holds about 1.5 GB
 
 
 @dataclass(frozen=True)
