@@ -21,7 +21,6 @@ from pyproj.database import query_utm_crs_info
 from ueloc_core.city_sections import (
     EvaluationConfig,
     GridConfig,
-    MeasurementConfig,
     RadioConfig,
     RayTracingConfig,
     Section,
@@ -35,6 +34,7 @@ from ueloc_core.city_sections import (
 )
 from ueloc_core.errors import CityError
 from ueloc_core.grid import BLOCK_CELLS, Tile, Window, sector_window, tiles_over
+from ueloc_core.measurement.settings import MeasurementConfig
 
 CITIES_DIR = Path(__file__).resolve().parent.parent / "cities"
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where it is built

@@ -182,18 +182,6 @@ class RayTracingConfig(Section):
     terminal_height_m: Positive = 1.5
 
 
-class MeasurementConfig(Section):
-    """What terminals report, and the errors of their reports."""
-
-    reports_per_hectare: Positive = 600.0
-    max_neighbours: Annotated[int, Field(ge=0, le=7)] = 7
-    rsrp_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 5.0
-    detection_threshold_dbm: Annotated[float, Field(ge=-156, le=-31)] = -120.0
-    dropout_probability: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    interference_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 3.0
-    quality_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 1.0
-
-
 class SplitsConfig(Section):
     """Which tiles belong to which split; tiles that are not named train.
 
