@@ -11,6 +11,9 @@ from ueloc_core.measurement.reports import CQI_LAST, SS_RSRP, SS_RSRQ, SS_SINR
 SLOTS = 8
 """The serving sector and up to seven neighbours."""
 
+BEAMS = 4
+"""Beams of the serving sector in a report, the most that one CSI report holds (TS 38.214)."""
+
 
 def _code(last: int) -> Any:
     return px.DataVar(dtype=np.int16, dims=("report", "slot"), checks=px.Check.in_range(-1, last))
