@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MISSING = -1
+"""Code of a missing value, but in FAPI's int16 fields, where -1 is a value."""
+
+INT16_MISSING = -32768
+"""Code of a missing value in FAPI's int16 fields (SCF 222: 0x8000)."""
 
 
 @dataclass(frozen=True)
