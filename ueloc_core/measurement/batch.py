@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ueloc_core.measurement.report_variables import BEAMS
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRP, QuantisedField
-from ueloc_core.measurement.schemas import BEAMS
 
 _PER_SLOT = ("rsrp", "rsrq", "sinr")
 _PER_BEAM = ("beam", "beam_level")
