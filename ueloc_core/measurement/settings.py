@@ -127,7 +127,6 @@ class QualityConfig(Section):
     rank_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 4.0
     uplink_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 2.0
     throughput_sigma: Annotated[float, Field(ge=0.05, le=3)] = 0.5
-    blocks: Annotated[int, Field(ge=10, le=1000)] = 100
 
 
 class MeasurementConfig(Section):
