@@ -32,8 +32,15 @@ if TYPE_CHECKING:
     from ueloc_core.radio.atlas import MapAtlas
 
 STORE = "reports.zarr"
-CHUNK = 4096
-"""Reports in a chunk."""
+CHUNK = 16_384
+"""Reports in a chunk.
+
+Each chunk of a variable costs 0.5 ms to read, whatever it holds. On 270,000 reports of 26
+variables, reading chunks in random order takes 33 / 11 / 3.4 / 1.0 / 0.4 us a report with 512 /
+2048 / 4096 / 16,384 / 65,536 of them in a chunk (2-core machine, local disk), and the store
+shrinks from 196 to 180 bytes a report. A window of `RandomReads` holds several chunks: 26 MB with
+16,384, four times that with the longest.
+"""
 
 _TENSORS = {
     "rsrp": "rsrp_code",
@@ -247,7 +254,7 @@ def load_reports(folder: Path, variables: Collection[str] | None = None) -> xr.D
     folder
         Where `write_reports` wrote it.
     variables
-        The variables to read; all by default, 0.6 kB a report.
+        The variables to read; all by default, 0.7 kB a report.
 
     Raises
     ------

@@ -36,8 +36,8 @@ def _in_range(variable: Variable) -> Callable[[xr.DataArray], bool]:
     return check
 
 
-def _contract(variable: Variable) -> Any:
-    bounds = f"from {variable.lowest:g} to {variable.highest:g}"
+def _contract(name: str, variable: Variable) -> Any:
+    bounds = f"{name} is from {variable.lowest:g} to {variable.highest:g}"
     missing = "" if np.isnan(variable.missing) else f", or {int(variable.missing)} for missing"
     return px.DataVar(
         dtype=variable.dtype,
@@ -102,7 +102,7 @@ def _scenario_is_kept(data: xr.Dataset) -> bool:
     known = scenario >= 0
     for feature in FLAGS:
         _, there = feature_values(data, feature)
-        somewhere = there.reshape(len(there), -1).any(axis=1)
+        somewhere = there if there.ndim == 1 else there.any(axis=1)
         if (somewhere & known & ~reported(feature)[scenario]).any():
             return False
     neighbours = (data.sector_id.values > 0).sum(axis=1) - 1
@@ -163,7 +163,7 @@ _RULES = [
     _rule(_tracks_have_one("scenario"), "a track has one scenario"),
     _rule(_places_are_whole, "x_m and y_m are known or unknown together"),
 ]
-_DATA_VARS = {name: _contract(variable) for name, variable in VARIABLES.items()}
+_DATA_VARS = {name: _contract(name, variable) for name, variable in VARIABLES.items()}
 
 ReportSchema = px.DatasetSchema(
     data_vars=_DATA_VARS,
@@ -174,7 +174,7 @@ ReportSchema = px.DatasetSchema(
 """Reports: dims (report, slot, beam); slot 0 is the serving sector. Truth is NaN where unknown."""
 
 MeasurementSetSchema = px.DatasetSchema(
-    data_vars={**_DATA_VARS, "split": _contract(SPLIT)},
+    data_vars={**_DATA_VARS, "split": _contract("split", SPLIT)},
     sizes={"slot": SLOTS, "beam": BEAMS},
     checks=[
         *_RULES,
