@@ -13,14 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ueloc_core.measurement.reports import (
-    CQI_LAST,
-    INT16_MISSING,
-    MISSING,
-    SS_RSRP,
-    SS_RSRQ,
-    SS_SINR,
-)
+from ueloc_core.measurement.reports import DOPPLER_LIMIT_HZ, FIELDS, MISSING, ReportField
 from ueloc_core.measurement.scenarios import FEATURES, SCENARIOS
 from ueloc_core.radio.cube_layers import LAYERS, Layer
 
@@ -87,10 +80,6 @@ class Variable:
         return np.full(shape, self.missing, dtype=self.dtype)
 
 
-def _code(dtype: type, dims: tuple[str, ...], highest: float, long_name: str) -> Variable:
-    return Variable(dtype, dims, long_name, MISSING, 0, highest)
-
-
 def _named(names: tuple[str, ...], long_name: str) -> Variable:
     meanings = (
         ("flag_values", list(range(len(names)))),
@@ -119,6 +108,38 @@ _TRUTH = {
     "scenario": _named(SCENARIOS, "which features the terminal reports"),
 }
 
+_DOPPLER = Layer(
+    name="doppler_hz",
+    units="Hz",
+    long_name="Doppler shift of the mean direction of arrival",
+    dtype="int16",
+    step=0.1,
+    lowest=-DOPPLER_LIMIT_HZ,
+    highest=DOPPLER_LIMIT_HZ,
+    reason="0.1 Hz is 9 mm/s at 3.5 GHz",
+)
+_STORED = {f"rt_{layer.name}": layer for layer in (*LAYERS.values(), _DOPPLER)}
+
+
+def _of_field(name: str, field: ReportField) -> Variable:
+    """A field of a report as a variable: per slot where each sector of a report has its own."""
+    per_slot = field.layer == "ray_tracing" or name in _FIELDS_OF_A_SLOT
+    dims = _SLOT if per_slot else _BEAM if name.startswith("beam_") else _REPORT
+    return Variable(
+        np.dtype(field.dtype).type,
+        dims,
+        field.long_name,
+        field.missing,
+        field.lowest,
+        field.highest,
+        field.unit,
+        _STORED.get(name),
+        (("references", field.source), ("field_layer", field.layer)),
+    )
+
+
+_FIELDS_OF_A_SLOT = ("rsrp_code", "rsrq_code", "sinr_code")
+_RAY_TRACED = {n: _of_field(n, f) for n, f in FIELDS.items() if f.layer == "ray_tracing"}
 _MEASURED = {
     "sector_id": Variable(
         np.int64, _SLOT, "sector of the slot, 0 = empty; slot 0 serves", 0, 1, 2**62
@@ -126,85 +147,7 @@ _MEASURED = {
     "selected": Variable(
         np.int8, _REPORT, "1 where the serving sector was (re)selected for this report", 0, 0, 1
     ),
-    "rsrp_code": _code(
-        np.int16, _SLOT, SS_RSRP.last, "SS-RSRP code, TS 38.133 table 10.1.6.1-1"
-    ),
-    "rsrq_code": _code(
-        np.int16, _SLOT, SS_RSRQ.last, "SS-RSRQ code, TS 38.133 table 10.1.11.1-1"
-    ),
-    "sinr_code": _code(
-        np.int16, _SLOT, SS_SINR.last, "SS-SINR code, TS 38.133 table 10.1.16.1-1"
-    ),
-    "cqi": _code(
-        np.int8, _REPORT, CQI_LAST, "channel quality indicator, TS 38.214 table 5.2.2.1-2"
-    ),
-    "ri": Variable(np.int8, _REPORT, "rank indicator, TS 38.214 5.2.2.2", MISSING, 1, 8),
-    "beam_index": _code(np.int16, _BEAM, 63, "beam of the serving sector, the strongest first"),
-    "beam_code": _code(
-        np.int16, _BEAM, 127,
-        "L1-RSRP code of the first beam, differential codes of the others, TS 38.133 table "
-        "10.1.6.1-1 and -2",
-    ),
-    "ul_sinr_code": Variable(
-        np.int16, _REPORT, "uplink SINR code of a CRC indication, SCF 222 FAPI",
-        INT16_MISSING, -(2**15) + 1, 2**15 - 1,
-    ),
-    "ta_code": _code(np.int16, _REPORT, 3846, "absolute timing advance, TS 38.213 4.2"),
-    "ta_offset_ns": Variable(
-        np.int16, _REPORT, "uplink timing less the timing advance in force, SCF 222 FAPI",
-        INT16_MISSING, -(2**15) + 1, 2**15 - 1, "ns",
-    ),
-    "aoa_code": _code(np.int16, _REPORT, 3600, "UL-AoA code, azimuth, TS 38.133"),
-    "throughput_kbps": Variable(
-        np.int32, _REPORT, "downlink throughput", MISSING, 0, 2**31 - 1, "kbit s-1"
-    ),
-    "bler_percent": Variable(
-        np.int8, _REPORT, "block error rate of first transmissions", MISSING, 0, 100, "percent"
-    ),
-}  # fmt: skip
-
-_DOPPLER = Layer(
-    name="doppler_hz",
-    units="Hz",
-    long_name="Doppler shift of the mean direction of arrival",
-    dtype="int16",
-    step=0.1,
-    lowest=-3200,
-    highest=3200,
-    reason="0.1 Hz is 9 mm/s at 3.5 GHz; up to 3.2 kHz, or 270 m/s there",
-)
-_RT_LAYERS = (
-    *(
-        LAYERS[name]
-        for name in (
-            "path_gain_db",
-            "first_arrival_ns",
-            "mean_delay_ns",
-            "delay_spread_ns",
-            "departure_azimuth_deg",
-            "departure_zenith_deg",
-            "departure_spread_deg",
-            "arrival_azimuth_deg",
-            "arrival_zenith_deg",
-            "arrival_spread_deg",
-            "line_of_sight",
-        )
-    ),
-    _DOPPLER,
-)
-
-_RAY_TRACED = {
-    f"rt_{layer.name}": Variable(
-        np.float32,
-        _SLOT,
-        f"{layer.long_name}, where the terminal stood in the world's maps",
-        np.nan,
-        layer.lowest,
-        layer.highest,
-        layer.units,
-        layer,
-    )
-    for layer in _RT_LAYERS
+    **{n: _of_field(n, f) for n, f in FIELDS.items() if f.layer != "ray_tracing"},
 }
 
 _FEATURE_VARIABLE = {
