@@ -14,7 +14,7 @@ from made_up_reports import batch_and_truth
 from made_up_world import default_atlas, made_up_city
 
 from ueloc_core.errors import RadioError, ReportError, StoreError
-from ueloc_core.measurement.batch import ReportBatch, decode, missing_code
+from ueloc_core.measurement.batch import ReportBatch, missing_code
 from ueloc_core.measurement.dataset import (
     Truth,
     complete,
@@ -91,9 +91,11 @@ def test_batches_are_cut_and_joined():
     assert len(batch[chosen]) == 3
 
 
-def test_tensors_decode_as_arrays_do():
-    codes = np.arange(-1, SS_RSRP.last + 1)
-    np.testing.assert_allclose(decode(SS_RSRP, torch.from_numpy(codes)), decode_rsrp(codes))
+def test_levels_are_decoded_to_the_middle_of_their_bins():
+    codes = np.arange(-1, SS_RSRP.last).reshape(-1, 1)
+    batch = ReportBatch.of(np.where(codes < 0, -1, 3), codes)
+    np.testing.assert_allclose(batch.level_dbm, decode_rsrp(codes))
+    assert batch.level_dbm.isnan().sum() == (~batch.heard).sum() == 1
 
 
 # --- to tensors and back

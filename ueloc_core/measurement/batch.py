@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ueloc_core.measurement.bins import decode
 from ueloc_core.measurement.report_variables import BEAMS
-from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRP, QuantisedField
+from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRP
 
 _PER_SLOT = ("rsrp", "rsrq", "sinr")
 _PER_BEAM = ("beam", "beam_level")
@@ -124,12 +125,6 @@ class ReportBatch:
     def level_dbm(self) -> Tensor:
         """Decoded RSRP [dBm], `nan` where missing, shape (report, slot)."""
         return decode(SS_RSRP, self.rsrp)
-
-
-def decode(field: QuantisedField, code: Tensor) -> Tensor:
-    """Mid-bin value of codes, as `QuantisedField.decode`, for tensors."""
-    value = field.low + (code.to(torch.float32) - 0.5) * field.step
-    return torch.where(code == MISSING, torch.nan, value)
 
 
 def missing_code(name: str) -> int:
