@@ -10,7 +10,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ueloc_core.city import City
+from ueloc_core.measurement.audible import AudibleSectors
+from ueloc_core.measurement.dataset import to_dataset
+from ueloc_core.measurement.mobility import Tracks
 from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.population import Population
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.schemas import SectorSchema
 
@@ -93,7 +98,7 @@ def build_atlas(city, seed=0):
     x0, y0, x1, y1 = city.bounds_m
     x, y = np.meshgrid(ground.x_centres_m, ground.y_centres_m)
     in_area = (x > x0) & (x < x1) & (y > y0) & (y < y1)
-    windows, maps, errors = [], [], []
+    windows, maps, errors, layers = [], [], [], []
     for sector in sectors.itertuples():
         window = city.trace_window(sector.x_m, sector.y_m)
         level = _level_dbm(window, sector, rng)
@@ -104,6 +109,7 @@ def build_atlas(city, seed=0):
         windows.append(window)
         maps.append(level)
         errors.append(np.where(np.isnan(level), np.nan, rng.gamma(2.0, 0.5, window.shape)))
+        layers.append(_layers(window, sector, np.isnan(level), rng))
     return MapAtlas(
         city=city,
         sectors=sectors,
@@ -114,20 +120,78 @@ def build_atlas(city, seed=0):
         outdoor=in_area & ~built,
         building_height_m=np.where(built, 18.0, 0.0).astype(np.float32),
         scenes={},
+        layers={name: np.array([of[name] for of in layers], np.float32) for name in layers[0]},
     )
 
 
-def draw_reports(atlas, count, seed=0):
-    """Reports of terminals that hear something, uniform over the outdoor ground; their x and y."""
-    rng = np.random.default_rng([seed, 1])
+def _layers(window, sector, unknown, rng):
+    """Delays, angles and sight of a sector's map: the straight line, and a smooth detour."""
+    east = window.x_centres_m[None, :] - sector.x_m
+    north = window.y_centres_m[:, None] - sector.y_m
+    drop = sector.height_m - 1.5
+    straight_m = np.sqrt(east**2 + north**2 + drop**2)
+    smooth = gaussian_filter(rng.standard_normal((3, *window.shape)), (0, 5, 5))
+    smooth /= smooth.std(axis=(1, 2), keepdims=True)
+    sight = (smooth[0] > 0.3).astype(float)
+    azimuth = np.degrees(np.arctan2(east, north)) + (1 - sight) * 8 * smooth[1]
+    values = {
+        "first_arrival_ns": (straight_m + (1 - sight) * 10 * np.abs(smooth[2])) / 0.299792458,
+        "line_of_sight": sight,
+        "delay_spread_ns": 20 + 60 * (1 - sight) * np.abs(smooth[1]),
+        "departure_azimuth_deg": azimuth % 360,
+        "departure_zenith_deg": np.degrees(np.arccos(-drop / straight_m)),
+        "departure_spread_deg": 2 + 8 * (1 - sight),
+        "mean_delay_ns": straight_m / 0.299792458 + 20,
+        "path_gain_db": -40.0 - straight_m / 10,
+        "arrival_azimuth_deg": (azimuth + 180) % 360,
+        "arrival_zenith_deg": np.full(window.shape, 80.0),
+        "arrival_spread_deg": np.full(window.shape, 20.0),
+    }
+    known = {name: np.where(unknown, np.nan, value) for name, value in values.items()}
+    return {**known, "line_of_sight": sight}
+
+
+def standing_at(x_m, y_m):
+    """One report each of terminals that stand outdoors at points."""
+    count = len(x_m)
+    zeros, int8 = np.zeros(count), np.zeros(count, dtype=np.int8)
+    heading = np.full(count, np.nan, np.float32)
+    speed = np.zeros(count, np.float32)
+    return Tracks(np.arange(count), zeros, x_m, y_m, speed, heading, int8, int8)
+
+
+def outdoor_points(atlas, count, rng):
+    """Points [m], uniform over the outdoor ground."""
     row, column = np.nonzero(atlas.outdoor)
-    drawn = rng.integers(len(row), size=2 * count)
+    drawn = rng.integers(len(row), size=count)
     x0, y0, _, _ = atlas.ground.bounds_m
-    part = rng.uniform(0, 1, (2, 2 * count))
+    part = rng.uniform(0, 1, (2, count))
     x_m = x0 + (column[drawn] + part[0]) * atlas.ground.cell_m
     y_m = y0 + (row[drawn] + part[1]) * atlas.ground.cell_m
-    model = MeasurementModel(atlas.city.measurements, atlas.city.radio, MapError.none())
-    maps, _ = atlas.maps_at(x_m, y_m)
-    batch = model.sample(torch.from_numpy(maps), torch.Generator().manual_seed(seed))
-    served = np.flatnonzero(batch.heard[:, 0].numpy())[:count]
-    return batch[torch.from_numpy(served)], x_m[served], y_m[served]
+    return x_m, y_m
+
+
+def population(atlas, **settings):
+    """Draws reports from the atlas as if it were the world."""
+    measurements = type(atlas.city.measurements).model_validate(
+        {**atlas.city.measurements.model_dump(), **settings}
+    )
+    places = PlaceMaps(atlas, measurements)
+    model = MeasurementModel(measurements, atlas.city.radio, MapError.none())
+    return Population(model, places, AudibleSectors.of(places, atlas.ground, atlas.outdoor), 5)
+
+
+def draw_reports(atlas, count, seed=0, **settings):
+    """Reports of terminals that hear something, uniform over the outdoor ground; their x and y."""
+    rng = np.random.default_rng([seed, 1])
+    tracks = standing_at(*outdoor_points(atlas, 2 * count, rng))
+    batch, truth = population(atlas, **settings).sample(tracks, rng)
+    return batch[torch.arange(count)], truth.x_m[:count], truth.y_m[:count]
+
+
+def draw_dataset(atlas, count, seed=0, **settings):
+    """The same as a data set."""
+    rng = np.random.default_rng([seed, 1])
+    tracks = standing_at(*outdoor_points(atlas, 2 * count, rng))
+    batch, truth = population(atlas, **settings).sample(tracks, rng)
+    return to_dataset(atlas.city, atlas, batch, truth).isel(report=slice(count))

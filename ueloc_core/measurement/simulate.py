@@ -339,6 +339,8 @@ class Simulator:
         asked &= rng.random(len(heard)) >= self.settings.dropout_probability
         asked &= ~np.isnan(maps.beam_offset_db).any(axis=1)
         rows = heard[asked]
+        if not len(rows) or not maps.beam_offset_db.shape[1]:
+            return
         own = SS_RSRP.lower_edge(report["rsrp"][rows, 0] + 0.5)
         offset = maps.beam_offset_db[asked]
         level = own[:, None] + offset + config.sigma_db * rng.standard_normal(offset.shape)

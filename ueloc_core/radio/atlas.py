@@ -47,6 +47,8 @@ class MapAtlas:
     radio_maps
         Folder of each tile's cube, from which further layers are read when they are asked for;
         empty for maps that no store holds.
+    layers
+        Further layers that are in memory, by name, shape of `rsrp_dbm` each; `layer` adds to them.
     """
 
     city: City
@@ -59,6 +61,7 @@ class MapAtlas:
     building_height_m: NDArray[np.float32]
     scenes: Mapping[str, Path]
     radio_maps: Mapping[str, Path] = field(default_factory=dict)
+    layers: dict[str, NDArray[np.float32]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def load(
@@ -120,25 +123,45 @@ class MapAtlas:
             radio_maps=dict(radio_maps),
         )
 
-    @cached_property
+    def layer(self, name: str) -> NDArray[np.float32]:
+        """A further layer of all sectors' maps, shape of `rsrp_dbm`, NaN where unknown.
+
+        It is read from the stores once, when it is asked for.
+
+        Raises
+        ------
+        RadioError
+            If no store holds it.
+        StoreError
+            If a store is missing or corrupt.
+        """
+        if name not in self.layers:
+            if not self.radio_maps:
+                raise RadioError(f"these maps have no layer {name}", where=self.city.name)
+            values = np.full_like(self.rsrp_dbm, np.nan)
+            for folder in self.radio_maps.values():
+                cube = load_cube(folder, (name,))
+                for sector, of_sector in zip(cube.sector.values, cube[name].values, strict=True):
+                    values[self.index_of[int(sector)]] = of_sector
+            self.layers[name] = values
+        return self.layers[name]
+
+    @property
     def first_arrival_ns(self) -> NDArray[np.float32] | None:
-        """One-way delay of the first detected path [ns], shape of `rsrp_dbm`; None without stores.
+        """One-way delay of the first detected path [ns], shape of `rsrp_dbm`; None if unmapped.
 
         Raises
         ------
         StoreError
             If a store is missing or corrupt.
         """
-        if not self.radio_maps:
-            return None
-        delays = np.full_like(self.rsrp_dbm, np.nan)
-        for folder in self.radio_maps.values():
-            cube = load_cube(folder, ("first_arrival_ns",))
-            for sector, values in zip(
-                cube.sector.values, cube.first_arrival_ns.values, strict=True
-            ):
-                delays[self.index_of[int(sector)]] = values
-        return delays
+        name = "first_arrival_ns"
+        return self.layer(name) if self.radio_maps or name in self.layers else None
+
+    @cached_property
+    def site(self) -> NDArray[np.int64]:
+        """Index of each sector's site, counted from 0 by ``site_id``, shape (sector,)."""
+        return np.unique(self.sectors.site_id.to_numpy(), return_inverse=True)[1]
 
     @cached_property
     def index_of(self) -> dict[int, int]:
