@@ -35,7 +35,7 @@ from ueloc_core.measurement.report_variables import (
     VARIABLES,
 )
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRP, decode_rsrp
-from ueloc_core.measurement.scenarios import FEATURES, SCENARIOS, scenario_code
+from ueloc_core.measurement.scenarios import FEATURES, scenario_code
 from ueloc_core.measurement.schemas import MeasurementSetSchema, ReportSchema
 
 CITY = made_up_city()
@@ -125,16 +125,6 @@ def test_an_unknown_sector_is_named(reports):
     reports.sector_id[3, 0] = 987
     with pytest.raises(RadioError, match="987"):
         to_batch(reports, default_atlas())
-
-
-def test_terminals_and_reports_that_name_different_scenarios_are_refused():
-    batch, truth = batch_and_truth(default_atlas(), 20)
-    scenario = batch.scenario.numpy()
-    same = to_dataset(CITY, default_atlas(), batch, replace(truth, scenario=scenario))
-    np.testing.assert_array_equal(same.scenario, scenario)
-    other = (scenario + 1) % len(SCENARIOS)
-    with pytest.raises(ReportError, match="scenarios"):
-        to_dataset(CITY, default_atlas(), batch, replace(truth, scenario=other))
 
 
 def test_one_report_of_each_standing_terminal():

@@ -5,11 +5,13 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_world import default_atlas, draw_reports, made_up_city
+from made_up_reports import batch_and_truth
+from made_up_world import default_atlas, made_up_city
 
 from ueloc_core.city import SPLITS
 from ueloc_core.errors import ReportError
 from ueloc_core.measurement.dataset import empty_reports, load_reports, to_dataset, write_reports
+from ueloc_core.measurement.random_reads import RandomReads
 from ueloc_core.measurement.schemas import MeasurementSetSchema
 from ueloc_core.measurement.splits import (
     UNUSED,
@@ -129,6 +131,58 @@ def test_far_from_everything_nothing_is_lost():
     np.testing.assert_array_equal(apply_guard(CITY, x_m, y_m, split), split)
 
 
+def in_tracks(seed, count=300):
+    """Walks of up to five reports over the city, each with the split of a random tile."""
+    rng = np.random.default_rng(seed)
+    x0, y0, x1, y1 = CITY.window_cells.bounds_m
+    track = np.repeat(np.arange(count), rng.integers(1, 6, count))
+    steps = rng.normal(0, 15, (2, len(track)))
+    start = rng.uniform((x0 + 90, y0 + 90), (x1 - 90, y1 - 90), (count, 2))[track]
+    turn = np.arange(len(track)) - np.searchsorted(track, track)
+    x_m, y_m = (start.T + steps * turn).clip([[x0], [y0]], [[x1 - 0.01], [y1 - 0.01]])
+    return x_m, y_m, rng.integers(0, 4, count).astype(np.int8)[track], track
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_track_is_used_as_a_whole_or_not_at_all(seed):
+    x_m, y_m, split, track = in_tracks(seed)
+    guarded = apply_guard(CITY, x_m, y_m, split, track)
+    assert split_violations(reports_at(x_m, y_m, guarded, track), CITY) == {}
+    for terminal in np.unique(track):
+        mine = track == terminal
+        assert len(np.unique(guarded[mine])) == 1
+        assert guarded[mine][0] in (UNUSED, split[mine][0])
+    np.testing.assert_array_equal(guarded == TEST, split == TEST)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_track_is_lost_without_need(seed):
+    """Some report of each unused track is near a more protected label, or near a test tile."""
+    x_m, y_m, split, track = in_tracks(seed, 120)
+    guarded = apply_guard(CITY, x_m, y_m, split, track)
+    cells = np.stack([np.floor(v / 4.0) for v in (x_m, y_m)], 1)
+    for terminal in np.unique(track[guarded != split]):
+        mine = track == terminal
+        protected = cells[guarded > split[mine][0]]
+        apart_m = 4 * np.linalg.norm(protected[:, None] - cells[mine][None], axis=2)
+        near_tile = any(
+            CITY.tile(n).window.buffered(GUARD_M).contains(x_m[mine], y_m[mine]).any()
+            for n in CITY.splits.test
+        )
+        assert (apart_m <= GUARD_M).any() or near_tile
+
+
+@pytest.mark.parametrize("x", [np.nan, CITY.window_cells.bounds_m[0] - 1.0])
+def test_a_track_whose_place_is_unknown_is_not_used(x):
+    x0, y0, _, _ = CITY.tile("e3013n52125").window.bounds_m
+    x_m = np.array([x0 + 20, x, x0 + 40])
+    split, track = np.full(3, TRAIN, np.int8), np.array([0, 0, 1])
+    guarded = apply_guard(CITY, x_m, np.full(3, y0 + 20), split, track)
+    assert guarded.tolist() == [UNUSED, UNUSED, TRAIN]
+
+
 @pytest.fixture
 def clean():
     """Two labels of each split, far apart, each where it may stand."""
@@ -169,6 +223,12 @@ def test_a_label_on_a_test_tile_is_found(clean, intruder):
     assert split_violations(clean, CITY) == {"others_on_test_tiles": 1}
 
 
+@pytest.mark.parametrize("x", [np.nan, CITY.window_cells.bounds_m[2] + 1.0])
+def test_a_label_off_the_tiles_is_found(clean, x):
+    clean["x_m"][0] = x
+    assert split_violations(clean, CITY) == {"labels_off_the_tiles": 1}
+
+
 def test_unused_reports_violate_nothing(clean):
     x, y = CITY.tile("e3015n52126").window.centre_m
     clean["x_m"][0], clean["y_m"][0] = x, y
@@ -190,34 +250,80 @@ def test_all_leaks_are_counted_at_once(clean):
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
-    """Reports of each tile's sectors, as the measurements stage leaves them."""
+    """Whole tracks by the tile of the first serving sector, as the measurements stage does it."""
     atlas = default_atlas()
-    batch, x_m, y_m = draw_reports(atlas, 1500)
-    owner = atlas.sectors.tile.to_numpy()[batch.sector[:, 0].numpy()]
+    reports = to_dataset(CITY, atlas, *batch_and_truth(atlas, 1500))
+    tile = atlas.sectors.set_index("sector_id").tile
+    first = np.searchsorted(reports.track, reports.track)
+    owner = tile[reports.sector_id.values[first, 0]].to_numpy()
     folders = {}
     for name in CITY.tile_names:
-        mine = np.flatnonzero(owner == name)
         folders[name] = tmp_path_factory.mktemp(name)
-        reports = to_dataset(CITY, atlas, batch[mine], x_m[mine], y_m[mine], mine)
-        write_reports(reports if len(mine) else empty_reports(CITY), folders[name])
+        mine = reports.isel(report=owner == name)
+        write_reports(mine if mine.sizes["report"] else empty_reports(CITY), folders[name])
     return folders
 
 
-def test_the_set_keeps_its_contract(tiles, tmp_path):
-    metadata = build_measurement_set(CITY, tiles, tmp_path)
-    reports = load_reports(tmp_path)
+@pytest.fixture(scope="module")
+def built(tiles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    windows = dict(zip(default_atlas().sectors.sector_id, default_atlas().windows, strict=True))
+    return folder, build_measurement_set(CITY, tiles, folder, windows)
+
+
+def test_the_set_keeps_its_contract(built, tiles):
+    folder, metadata = built
+    reports = load_reports(folder)
     MeasurementSetSchema.validate(reports)
     assert split_violations(reports, CITY) == {}
-    assert metadata["reports"] == reports.sizes["report"] == 1500
+    count = sum(load_reports(f, ["track"]).sizes["report"] for f in tiles.values())
+    assert metadata["reports"] == reports.sizes["report"] == count
     assert metadata["test_kept_share"] == 1
     assert 0 < metadata["train_kept_share"] < 1
     counts = {name: int((reports.split == i).sum()) for i, name in enumerate(SPLITS)}
     assert all(metadata[f"{name}_reports"] == count > 0 for name, count in counts.items())
-    assert sum(counts.values()) + metadata["unused"] == 1500
-    # A report belongs to the split of the tile that owns its serving sector.
-    owner = default_atlas().sectors.set_index("sector_id").tile
-    for split, sector in zip(reports.split.values, reports.sector_id.values[:, 0], strict=True):
-        assert split in (UNUSED, SPLITS.index(CITY.split_of(owner[sector])))
+    assert sum(counts.values()) + metadata["unused"] == count
+
+
+def test_a_track_belongs_to_the_split_of_its_first_serving_sector(built):
+    """Later reports may be served from a tile of another split."""
+    reports = load_reports(built[0])
+    tile = default_atlas().sectors.set_index("sector_id").tile
+    split_of = np.array([SPLITS.index(CITY.split_of(t)) for t in tile[reports.sector_id[:, 0]]])
+    split, first = reports.split.values, reports.time_s.values == 0
+    np.testing.assert_array_equal(split[first & (split != UNUSED)],
+                                  split_of[first & (split != UNUSED)])  # fmt: skip
+    assert (split_of != split)[~first & (split != UNUSED)].any()
+
+
+def test_the_reports_of_all_tiles_are_kept(built, tiles):
+    """Sorted by track and time, the set is the tiles' reports."""
+    whole = load_reports(built[0]).drop_vars("split")
+    parts = xr.concat([load_reports(f) for f in tiles.values()], "report", combine_attrs="override")
+    first, second = (r.isel(report=np.lexsort((r.time_s, r.track))) for r in (whole, parts))
+    xr.testing.assert_identical(first, second)
+
+
+def test_tracks_of_a_split_stand_in_random_order(built, tiles, tmp_path):
+    reports = load_reports(built[0])
+    assert (np.diff(reports.split) >= 0).all()
+    _, first = np.unique(reports.track, return_index=True)
+    order = reports.track.values[np.sort(first)]
+    for split in (TRAIN, TEST):
+        mine = order[np.isin(order, reports.track[reports.split == split])]
+        # z of a rank correlation is r sqrt(n - 1)
+        assert abs(np.corrcoef(mine[1:], mine[:-1])[0, 1]) * np.sqrt(len(mine) - 2) < 4
+    (tmp_path / "again").mkdir()
+    build_measurement_set(CITY, tiles, tmp_path / "again")
+    xr.testing.assert_identical(load_reports(tmp_path / "again"), reports)
+
+
+def test_training_reads_only_its_split(built):
+    split = load_reports(built[0], ["split"]).split.values
+    reads = RandomReads(built[0], ["split", "track"], 64, seed=0, where=split == TRAIN)
+    found = np.concatenate([batch.split.values for batch in reads.epoch(0)])
+    assert (found == TRAIN).all()
+    assert len(found) == built[1]["train_reports"]
 
 
 def test_a_split_without_reports_is_named(tiles, tmp_path):
@@ -226,3 +332,10 @@ def test_a_split_without_reports_is_named(tiles, tmp_path):
     )
     with pytest.raises(ReportError, match="calibration"):
         build_measurement_set(empty, tiles, tmp_path)
+
+
+def test_a_track_in_two_tiles_is_refused(tiles, tmp_path):
+    full = [f for f in tiles.values() if load_reports(f, ["track"]).sizes["report"]]
+    names = dict(zip(CITY.tile_names, [full[0], full[0]], strict=False))
+    with pytest.raises(ReportError, match="track .* has reports in"):
+        build_measurement_set(CITY, names, tmp_path)

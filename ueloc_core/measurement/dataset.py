@@ -78,8 +78,6 @@ class Truth:
         Speed [m/s] and heading clockwise from north [deg], NaN where unknown.
     mobility, indoor
         Index into `MOBILITIES`, and 1 in buildings, 0 outdoors; -1 unknown.
-    scenario
-        Index into `SCENARIOS`; None takes what the batch says.
     rt
         Ray-tracing layer, variables ``rt_*`` of shape (report, slot); those left out are NaN.
     """
@@ -92,7 +90,6 @@ class Truth:
     heading_deg: NDArray[np.floating[Any]]
     mobility: NDArray[np.integer[Any]]
     indoor: NDArray[np.integer[Any]]
-    scenario: NDArray[np.integer[Any]] | None = None
     rt: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
 
     @classmethod
@@ -131,14 +128,10 @@ def to_dataset(city: City, atlas: "MapAtlas", batch: "ReportBatch", truth: Truth
     Raises
     ------
     ReportError
-        If an array does not fit, or batch and truth name different scenarios.
+        If an array does not fit, or a value is beyond what its integers hold.
     """
     known = np.append(atlas.sectors.sector_id.to_numpy(), 0)  # position -1 is the empty slot
     arrays = {name: getattr(batch, tensor).numpy() for tensor, name in _TENSORS.items()}
-    if truth.scenario is not None:
-        if (arrays["scenario"] >= 0).any() and (arrays["scenario"] != truth.scenario).any():
-            raise ReportError("the reports and their terminals name different scenarios")
-        arrays["scenario"] = truth.scenario
     arrays["sector_id"] = known[batch.sector.numpy()]
     for name in ("track", "time_s", "x_m", "y_m", "speed_m_s", "heading_deg", "mobility", "indoor"):
         arrays[name] = getattr(truth, name)
@@ -209,12 +202,14 @@ def write_reports(reports: xr.Dataset, folder: Path) -> None:
     Raises
     ------
     ReportError
-        If a value of the ray-tracing layer is beyond what its integers hold.
+        If a value is beyond what its integers hold.
     """
-    stored = reports.copy()
-    for name in stored.data_vars:
+    stored = xr.Dataset(attrs=reports.attrs)
+    for name, variable in reports.data_vars.items():
+        values = variable.values
         if _ALL[str(name)].layer is not None:
-            stored[name] = _as_variable(str(name), _on_steps(str(name), stored[name].values))
+            values = _on_steps(str(name), values)
+        stored[name] = _as_variable(str(name), values, variable.dims)
     stored.to_zarr(
         folder / STORE,
         mode="w-",
@@ -266,6 +261,11 @@ def load_reports(folder: Path, variables: Collection[str] | None = None) -> xr.D
             return typed(reports.load())
         except Exception as error:
             raise _unreadable(folder / STORE, error) from error
+
+
+def stored_bytes(folder: Path) -> int:
+    """Size of ``reports.zarr`` of a folder [byte]."""
+    return sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file())
 
 
 def typed(reports: xr.Dataset) -> xr.Dataset:

@@ -1,9 +1,13 @@
 """All reports of a city, split by space.
 
-A report belongs to the split of the tile that owns its serving site. Reports of the other
-splits that stand within the guard band of a more protected split's labels are not used; no
-training, validation or calibration report stands on (or within the guard band of) a test tile.
-The most protected split keeps all of its reports, so its population is the natural one.
+A track belongs to the split of the tile that owns the site serving its first report. Tracks of
+the other splits that come within the guard band of a more protected split's labels with any
+report are not used; no training, validation or calibration report stands on (or within the guard
+band of) a test tile. The most protected split keeps all of its tracks, so its population is the
+natural one, but for those whose place is unknown or beyond the city's tiles: no label is there.
+
+The set is stored split by split, the tracks of each in random order, so that any part of a split
+is a random sample of it (`ueloc_core.measurement.random_reads`).
 """
 
 from collections.abc import Mapping
@@ -18,44 +22,44 @@ from scipy.ndimage import distance_transform_edt
 from ueloc_core.city import SPLITS, City
 from ueloc_core.errors import ReportError
 from ueloc_core.grid import Window
-from ueloc_core.measurement.dataset import load_reports, write_reports
+from ueloc_core.measurement.data_card import data_card, draw_data_card, write_data_card
+from ueloc_core.measurement.dataset import empty_reports, load_reports, write_reports
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 UNUSED = -1
 
 _PROTECTED_FIRST = ("test", "calibration", "validation", "train")
+_STREAM = 10  # of the city's seed: the order of the tracks
 
 
-def build_measurement_set(city: City, folders: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Gather the reports of all tiles, assign splits, write ``reports.zarr``.
+def build_measurement_set(
+    city: City, folders: Mapping[str, Path], out: Path, windows: Mapping[int, Window] | None = None
+) -> dict[str, Any]:
+    """Gather the reports of all tiles, assign splits, write ``reports.zarr`` and its data card.
 
     Parameters
     ----------
     city
         The city and its splits.
     folders
-        Folder of each tile's measurements, by tile name.
+        Folder of each tile's measurements, by tile name. A tile holds whole tracks.
     out
         Folder to write to.
+    windows
+        Window of each sector, for the share of terminals that stand outside of them; without
+        them it is unknown.
 
     Raises
     ------
     ReportError
-        If a split that is needed has no report.
+        If a split that is needed has no report, or two tiles hold reports of one track.
     """
-    names = sorted(folders)
-    parts = [load_reports(folders[name]) for name in names]
-    split = np.concatenate(
-        [
-            np.full(p.sizes["report"], SPLITS.index(city.split_of(n)))
-            for n, p in zip(names, parts, strict=True)
-        ]
-    ).astype(np.int8)
-    reports = xr.concat(parts, dim="report", combine_attrs="override")
-    drawn = _counts(split)
-    split = apply_guard(city, reports.x_m.values, reports.y_m.values, split)
-    reports["split"] = ("report", split)
-    used = _counts(split)
+    reports = _gather(city, folders)
+    drawn = reports.split.values.copy()
+    reports["split"].values = apply_guard(
+        city, reports.x_m.values, reports.y_m.values, drawn, reports.track.values
+    )
+    used = _counts(reports.split.values)
     empty = [name for name in SPLITS if not used[name]]
     if empty:
         raise ReportError(
@@ -63,12 +67,17 @@ def build_measurement_set(city: City, folders: Mapping[str, Path], out: Path) ->
             where=f"{city.name}: splits",
             remedy="Give these splits tiles where sites stand, or lower splits.guard_m.",
         )
+    before = _counts(drawn)
+    reports = _in_order(reports, city.seed)
     write_reports(reports, out)
+    card = data_card(reports, windows, out)
+    write_data_card(card, out)
+    draw_data_card(reports, out / "data_card.png")
     return {
-        "reports": int(reports.sizes["report"]),
-        "unused": int((split == UNUSED).sum()),
+        **card,
+        "unused": int((reports.split.values == UNUSED).sum()),
         **{f"{name}_reports": used[name] for name in SPLITS},
-        **{f"{name}_kept_share": used[name] / max(drawn[name], 1) for name in SPLITS},
+        **{f"{name}_kept_share": used[name] / max(before[name], 1) for name in SPLITS},
     }
 
 
@@ -77,27 +86,39 @@ def apply_guard(
     x_m: NDArray[np.float64],
     y_m: NDArray[np.float64],
     split: NDArray[np.int8],
+    track: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int8]:
-    """Splits with the reports that stand too near to a more protected one set to -1.
+    """Splits with the tracks that come too near to a more protected one set to -1.
 
     Parameters
     ----------
     city
         Gives the grid, the test tiles and ``splits.guard_m``.
     x_m, y_m
-        Positions [m], shape (report,).
+        Positions [m], shape (report,); tracks with a NaN, or beyond the tiles, are not used.
     split
-        Index into `SPLITS` by the tile of the serving site, shape (report,).
+        Index into `SPLITS` by the tile that owns the track, shape (report,).
+    track
+        The terminal of each report, shape (report,); each report is a track of its own without.
     """
     ground = city.window_cells
-    row, column = ground.indices(x_m, y_m)
+    terminal = np.arange(len(split)) if track is None else np.unique(track, return_inverse=True)[1]
+    on_ground = _on_ground(ground, x_m, y_m)
+    row, column = np.zeros((2, len(split)), dtype=np.int64)
+    row[on_ground], column[on_ground] = ground.indices(x_m[on_ground], y_m[on_ground])
+
+    def whole(broken: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """All reports of the tracks of some."""
+        return np.isin(terminal, terminal[broken])
+
     result = split.copy()
+    result[whole(~on_ground)] = UNUSED
     protected = _test_ground(city, ground)
     for name in _PROTECTED_FIRST:
         index = SPLITS.index(name)
         if name != "test":
             near = _within(protected, city.splits.guard_m, ground.cell_m)
-            result[(result == index) & near[row, column]] = UNUSED
+            result[whole((result == index) & near[row, column])] = UNUSED
         mine = result == index
         protected[row[mine], column[mine]] = True
     return result
@@ -106,23 +127,58 @@ def apply_guard(
 def split_violations(reports: xr.Dataset, city: City) -> dict[str, int]:
     """What breaks the separation of the splits; empty when nothing does.
 
-    Counts terminals that are in two splits, grid cells that hold labels of two splits, and
-    reports of other splits that stand on a test tile.
+    Counts terminals that are in two splits, grid cells that hold labels of two splits, reports of
+    other splits that stand on a test tile, and labels that are unknown or beyond the tiles.
     """
     split = reports.split.values
     ground = city.window_cells
-    row, column = ground.indices(reports.x_m.values, reports.y_m.values)
     used = split != UNUSED
-    cells = np.unique(np.stack([row[used] * ground.columns + column[used], split[used]]), axis=1)
     tracks = np.unique(np.stack([reports.track.values[used], split[used]]), axis=1)
-    test = SPLITS.index("test")
+    placed = _on_ground(ground, reports.x_m.values, reports.y_m.values)
+    label = used & placed
+    row, column = ground.indices(reports.x_m.values[label], reports.y_m.values[label])
+    cells = np.unique(np.stack([row * ground.columns + column, split[label]]), axis=1)
     on_test = _test_ground(city, ground)[row, column]
     found = {
         "grid_cells_in_two_splits": int(cells.shape[1] - len(np.unique(cells[0]))),
         "terminals_in_two_splits": int(tracks.shape[1] - len(np.unique(tracks[0]))),
-        "others_on_test_tiles": int((used & (split != test) & on_test).sum()),
+        "others_on_test_tiles": int(((split[label] != SPLITS.index("test")) & on_test).sum()),
+        "labels_off_the_tiles": int((used & ~placed).sum()),
     }
     return {name: count for name, count in found.items() if count}
+
+
+def _gather(city: City, folders: Mapping[str, Path]) -> xr.Dataset:
+    """The reports of all tiles with the split of their tile."""
+    parts = [empty_reports(city).assign(split=("report", np.zeros(0, np.int8)))]
+    first_tile: dict[int, str] = {}
+    for name in sorted(folders):
+        part = load_reports(folders[name])
+        split = np.full(part.sizes["report"], SPLITS.index(city.split_of(name)), dtype=np.int8)
+        parts.append(part.assign(split=("report", split)))
+        for track in np.unique(part.track.values).tolist():
+            if track in first_tile:
+                raise ReportError(
+                    f"track {track} has reports in {first_tile[track]} and in {name}",
+                    where=f"{city.name}: measurements",
+                    remedy="Materialize the measurements again.",
+                )
+            first_tile[track] = name
+    return xr.concat(parts, dim="report", combine_attrs="override")
+
+
+def _in_order(reports: xr.Dataset, seed: int) -> xr.Dataset:
+    """Split by split, the tracks of each in random order, the reports of a track as they are."""
+    track, terminal = np.unique(reports.track.values, return_inverse=True)
+    place = np.random.default_rng([seed, _STREAM]).permutation(len(track))
+    return reports.isel(report=np.lexsort((place[terminal], reports.split.values)))
+
+
+def _on_ground(
+    ground: Window, x_m: NDArray[np.float64], y_m: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    x0, y0, x1, y1 = ground.bounds_m
+    return np.asarray((x_m >= x0) & (x_m < x1) & (y_m >= y0) & (y_m < y1))
 
 
 def _test_ground(city: City, ground: Window) -> NDArray[np.bool_]:
