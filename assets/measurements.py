@@ -63,7 +63,10 @@ def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.
 
 @dg.asset(
     partitions_def=city_partitions,
-    deps=[dg.AssetDep("measurements", partition_mapping=tiles_to_their_city)],
+    deps=[
+        dg.AssetDep(name, partition_mapping=tiles_to_their_city)
+        for name in ("measurements", "sites")
+    ],
     check_specs=[
         contract("measurement_set"),
         contract(
@@ -84,24 +87,34 @@ def measurement_set(
 
     city = load_city(context.partition_key)
     artifacts = store.open()
-    tiles = {
-        name: artifacts.require(ArtifactKey(city.name, "measurements", name))
-        for name in city.tile_names
-    }
+    tiles, sites = (
+        {n: artifacts.require(ArtifactKey(city.name, stage, n)) for n in city.tile_names}
+        for stage in ("measurements", "sites")
+    )
 
     def compute(out: Path) -> dict[str, Any]:
-        return splits.build_measurement_set(city, {n: a.path for n, a in tiles.items()}, out)
+        folders = ({n: a.path for n, a in found.items()} for found in (tiles, sites))
+        return splits.build_measurement_set(city, *folders, out)
 
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "measurement_set"),
         compute,
         code_version=splits.CODE_VERSION,
-        params=city.params("bbox", "grid", "tiles", "splits") | {"crs": city.crs_code},
-        inputs={name: content_of(tile, "reports.zarr") for name, tile in tiles.items()},
+        params=city.params("bbox", "grid", "tiles", "window", "splits", "seed")
+        | {"crs": city.crs_code},
+        inputs={name: content_of(tile, "reports.zarr") for name, tile in tiles.items()}
+        | {f"sites/{n}": content_of(a, "sectors.parquet") for n, a in sites.items()},
     )
     reports = load_reports(artifact.path)
     checks = [
         conforms(reports, MeasurementSetSchema),
         no_leak(splits.split_violations(reports, city)),
     ]
-    return materialized(artifact, schema=MeasurementSetSchema, data=reports, checks=checks)
+    return materialized(
+        artifact,
+        schema=MeasurementSetSchema,
+        data=reports,
+        preview="data_card.png",
+        picture="data_card.png",
+        checks=checks,
+    )

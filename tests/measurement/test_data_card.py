@@ -119,6 +119,10 @@ def test_terminals_outside_their_window(reports, windows, card):
     ]
     assert card["outside_window_share"] == pytest.approx(np.mean(outside))
     assert 0 < card["outside_window_share"] < 1
+    one = {10: windows[10]}
+    first = reports.isel(report=reports.sector_id[:, 0] == 10)
+    expected = data_card(first, windows)["outside_window_share"]
+    assert data_card(reports, one)["outside_window_share"] == expected
     nowhere = reports.assign(x_m=reports.x_m * np.nan, y_m=reports.y_m * np.nan)
     assert data_card(nowhere, windows)["outside_window_share"] is None
 

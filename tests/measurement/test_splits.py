@@ -1,5 +1,7 @@
 """Splits by space: the guard band, and that every kind of leak is found."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,6 +12,7 @@ from made_up_world import default_atlas, made_up_city
 
 from ueloc_core.city import SPLITS
 from ueloc_core.errors import ReportError
+from ueloc_core.measurement.data_card import data_card
 from ueloc_core.measurement.dataset import empty_reports, load_reports, to_dataset, write_reports
 from ueloc_core.measurement.random_reads import RandomReads
 from ueloc_core.measurement.schemas import MeasurementSetSchema
@@ -265,10 +268,19 @@ def tiles(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(tiles, tmp_path_factory):
+def sites(tmp_path_factory):
+    """The sectors of each tile, as the sites stage leaves them."""
+    sectors, folders = default_atlas().sectors, {}
+    for name in CITY.tile_names:
+        folders[name] = tmp_path_factory.mktemp(f"sites_{name}")
+        sectors[sectors.tile == name].to_parquet(folders[name] / "sectors.parquet")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def built(tiles, sites, tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    windows = dict(zip(default_atlas().sectors.sector_id, default_atlas().windows, strict=True))
-    return folder, build_measurement_set(CITY, tiles, folder, windows)
+    return folder, build_measurement_set(CITY, tiles, sites, folder)
 
 
 def test_the_set_keeps_its_contract(built, tiles):
@@ -283,6 +295,17 @@ def test_the_set_keeps_its_contract(built, tiles):
     counts = {name: int((reports.split == i).sum()) for i, name in enumerate(SPLITS)}
     assert all(metadata[f"{name}_reports"] == count > 0 for name, count in counts.items())
     assert sum(counts.values()) + metadata["unused"] == count
+
+
+def test_the_set_has_a_data_card(built):
+    folder, metadata = built
+    reports, rows = load_reports(folder), default_atlas().sectors.itertuples()
+    card = json.loads((folder / "data_card.json").read_text())
+    assert card.items() <= metadata.items()
+    windows = {r.sector_id: CITY.sector_window(r.x_m, r.y_m, r.azimuth_deg) for r in rows}
+    assert card == data_card(reports, windows, folder)
+    assert card["outside_window_share"] > 0
+    assert (folder / "data_card.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_track_belongs_to_the_split_of_its_first_serving_sector(built):
@@ -304,7 +327,7 @@ def test_the_reports_of_all_tiles_are_kept(built, tiles):
     xr.testing.assert_identical(first, second)
 
 
-def test_tracks_of_a_split_stand_in_random_order(built, tiles, tmp_path):
+def test_tracks_of_a_split_stand_in_random_order(built, tiles, sites, tmp_path):
     reports = load_reports(built[0])
     assert (np.diff(reports.split) >= 0).all()
     _, first = np.unique(reports.track, return_index=True)
@@ -314,7 +337,7 @@ def test_tracks_of_a_split_stand_in_random_order(built, tiles, tmp_path):
         # z of a rank correlation is r sqrt(n - 1)
         assert abs(np.corrcoef(mine[1:], mine[:-1])[0, 1]) * np.sqrt(len(mine) - 2) < 4
     (tmp_path / "again").mkdir()
-    build_measurement_set(CITY, tiles, tmp_path / "again")
+    build_measurement_set(CITY, tiles, sites, tmp_path / "again")
     xr.testing.assert_identical(load_reports(tmp_path / "again"), reports)
 
 
@@ -326,16 +349,16 @@ def test_training_reads_only_its_split(built):
     assert len(found) == built[1]["train_reports"]
 
 
-def test_a_split_without_reports_is_named(tiles, tmp_path):
+def test_a_split_without_reports_is_named(tiles, sites, tmp_path):
     empty = CITY.model_copy(
         update={"splits": CITY.splits.model_copy(update={"calibration": ("e3013n52125",)})}
     )
     with pytest.raises(ReportError, match="calibration"):
-        build_measurement_set(empty, tiles, tmp_path)
+        build_measurement_set(empty, tiles, sites, tmp_path)
 
 
-def test_a_track_in_two_tiles_is_refused(tiles, tmp_path):
+def test_a_track_in_two_tiles_is_refused(tiles, sites, tmp_path):
     full = [f for f in tiles.values() if load_reports(f, ["track"]).sizes["report"]]
     names = dict(zip(CITY.tile_names, [full[0], full[0]], strict=False))
     with pytest.raises(ReportError, match="track .* has reports in"):
-        build_measurement_set(CITY, names, tmp_path)
+        build_measurement_set(CITY, names, sites, tmp_path)

@@ -161,15 +161,15 @@ def _missing(reports: xr.Dataset) -> dict[str, tuple[NDArray[np.bool_], NDArray[
 
 
 def _outside_share(reports: xr.Dataset, windows: Mapping[int, Window]) -> float | None:
-    """Share of the reports with a known place that stand outside of the serving window."""
+    """Share of the reports outside of the serving window, of those with both known."""
     serving = reports["sector_id"].values[:, 0]
     x_m, y_m = reports["x_m"].values, reports["y_m"].values
+    known = np.isfinite(x_m) & np.isfinite(y_m) & np.isin(serving, list(windows))
     inside = np.zeros(len(serving), dtype=bool)
-    placed = np.isfinite(x_m) & np.isfinite(y_m)
-    for sector in np.unique(serving[placed]).tolist():
-        mine = placed & (serving == sector)
+    for sector in np.unique(serving[known]).tolist():
+        mine = known & (serving == sector)
         inside[mine] = windows[sector].contains(x_m[mine], y_m[mine])
-    return _mean(~inside[placed])
+    return _mean(~inside[known])
 
 
 def _there(reports: xr.Dataset, name: str, feature: str = "ta") -> NDArray[Any]:

@@ -23,7 +23,8 @@ from ueloc_core.city import SPLITS, City
 from ueloc_core.errors import ReportError
 from ueloc_core.grid import Window
 from ueloc_core.measurement.data_card import data_card, draw_data_card, write_data_card
-from ueloc_core.measurement.dataset import empty_reports, load_reports, write_reports
+from ueloc_core.measurement.dataset import load_reports, write_reports
+from ueloc_core.radio.sites import load_sectors
 
 CODE_VERSION = "2"
 UNUSED = -1
@@ -33,7 +34,7 @@ _STREAM = 10  # of the city's seed: the order of the tracks
 
 
 def build_measurement_set(
-    city: City, folders: Mapping[str, Path], out: Path, windows: Mapping[int, Window] | None = None
+    city: City, folders: Mapping[str, Path], sites: Mapping[str, Path], out: Path
 ) -> dict[str, Any]:
     """Gather the reports of all tiles, assign splits, write ``reports.zarr`` and its data card.
 
@@ -43,11 +44,10 @@ def build_measurement_set(
         The city and its splits.
     folders
         Folder of each tile's measurements, by tile name. A tile holds whole tracks.
+    sites
+        Folder of each tile's sites: the windows of their sectors, for the data card.
     out
         Folder to write to.
-    windows
-        Window of each sector, for the share of terminals that stand outside of them; without
-        them it is unknown.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def build_measurement_set(
     before = _counts(drawn)
     reports = _in_order(reports, city.seed)
     write_reports(reports, out)
-    card = data_card(reports, windows, out)
+    card = data_card(reports, _windows(city, sites), out)
     write_data_card(card, out)
     draw_data_card(reports, out / "data_card.png")
     return {
@@ -150,7 +150,7 @@ def split_violations(reports: xr.Dataset, city: City) -> dict[str, int]:
 
 def _gather(city: City, folders: Mapping[str, Path]) -> xr.Dataset:
     """The reports of all tiles with the split of their tile."""
-    parts = [empty_reports(city).assign(split=("report", np.zeros(0, np.int8)))]
+    parts: list[xr.Dataset] = []
     first_tile: dict[int, str] = {}
     for name in sorted(folders):
         part = load_reports(folders[name])
@@ -165,6 +165,16 @@ def _gather(city: City, folders: Mapping[str, Path]) -> xr.Dataset:
                 )
             first_tile[track] = name
     return xr.concat(parts, dim="report", combine_attrs="override")
+
+
+def _windows(city: City, sites: Mapping[str, Path]) -> dict[int, Window]:
+    """Window of each sector of some tiles: the frame in which what it serves is located."""
+    columns = ("sector_id", "x_m", "y_m", "azimuth_deg")
+    windows = {}
+    for table in map(load_sectors, sites.values()):
+        for sector, *place in zip(*(table[name].tolist() for name in columns), strict=True):
+            windows[int(sector)] = city.sector_window(*place)
+    return windows
 
 
 def _in_order(reports: xr.Dataset, seed: int) -> xr.Dataset:
