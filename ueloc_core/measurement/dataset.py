@@ -249,7 +249,7 @@ def load_reports(folder: Path, variables: Collection[str] | None = None) -> xr.D
     folder
         Where `write_reports` wrote it.
     variables
-        The variables to read; all by default, 0.7 kB a report.
+        The variables to read; all by default, 0.6 kB a report (two thirds of it `RAY_TRACED`).
 
     Raises
     ------
