@@ -22,7 +22,7 @@ from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 _MAX_REPORTS = 600
 _MIN_REPORTS = 40

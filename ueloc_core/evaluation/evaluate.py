@@ -27,12 +27,13 @@ from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.posterior import Calibration
 from ueloc_core.localization.training import load_network, predict, read_samples
 from ueloc_core.localization.windows import WindowReader
+from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.map_error import load_map_error
-from ueloc_core.measurement.model import MeasurementModel, ReportBatch
+from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL 1.0"
 
 Progress = Callable[[int, int, str], None]
@@ -93,7 +94,7 @@ def build_evaluation(
     calibration = Calibration.load(calibration_folder)
     network_rows, examples = _network(city, reader, chosen, cases, model_folder, calibration)
     oracle_rows, oracle_masses = _oracle(
-        GridBayes(atlas, model), batch, cases, set(examples), progress
+        GridBayes(reader.places, model), batch, cases, set(examples), progress
     )
     fixes = pd.DataFrame([*network_rows, *oracle_rows, *_classics(city, atlas, batch, cases)])
     fixes = FixSchema.validate(fixes)

@@ -8,10 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from ueloc_core.grid import Window
-from ueloc_core.measurement.model import MeasurementModel, ReportBatch
+from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.model import MeasurementModel
+from ueloc_core.measurement.place_maps import PlaceMaps
 from ueloc_core.measurement.reports import decode_rsrp
 from ueloc_core.radio.atlas import MapAtlas
 
+_ASTRAY_SHARE = 1e-3
 _SCALE_FLOOR_DB = 1.0
 _MISSING_FINGERPRINT_DBM = -130.0
 _MEDIAN_STEPS = 50
@@ -49,46 +52,28 @@ class GridBayes:
     """The oracle: Bayes' rule at every outdoor grid cell, under the measurement model.
 
     The prior is uniform over the outdoor ground; the likelihood is the one that simulates
-    reports, with the fitted map error.
+    reports, with the fitted map error. A thousandth of the mass is spread over the whole square,
+    because a map may hold a building where the terminal stands.
 
     Parameters
     ----------
-    atlas
+    places
         The twin's radio maps.
     model
         The measurement model with the fitted map error.
     """
 
-    def __init__(self, atlas: MapAtlas, model: MeasurementModel) -> None:
-        self.atlas, self.model = atlas, model
-        self._serving = -1
-        self._maps: tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]] | None = None
+    def __init__(self, places: PlaceMaps, model: MeasurementModel) -> None:
+        self.places, self.model = places, model
 
     @torch.no_grad()
     def posterior(self, report: ReportBatch) -> GridPosterior:
         """The posterior of one report (a batch of one)."""
-        serving = int(report.sector[0, 0])
-        window = self.atlas.windows[serving]
-        rsrp, error, outdoor = self._around(serving, window)
-        log_prob = self.model.log_prob(report, rsrp[None], error[None])[0].double()
-        mass = np.zeros(window.shape)
-        mass[outdoor] = torch.softmax(log_prob, dim=0).numpy()
-        return GridPosterior(window, mass)
-
-    def _around(
-        self, serving: int, window: Window
-    ) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]:
-        """Maps of all sectors at the outdoor cells of a window; kept for the next report."""
-        if self._maps is None or serving != self._serving:
-            outdoor = self.atlas.outdoor_in(window)
-            rsrp, error = self.atlas.maps_in(window)
-            self._maps = (
-                torch.from_numpy(rsrp[:, outdoor]),
-                torch.from_numpy(error[:, outdoor]),
-                outdoor,
-            )
-            self._serving = serving
-        return self._maps
+        around = self.places.around(int(report.sector[0, 0]))
+        log_prob = self.model.log_prob(report, around.levels, around.serving)[0].double()
+        mass = np.full(around.window.shape, _ASTRAY_SHARE / around.outdoor.size)
+        mass[around.outdoor] += (1 - _ASTRAY_SHARE) * torch.softmax(log_prob, dim=0).numpy()
+        return GridPosterior(around.window, mass)
 
 
 class Fingerprints:

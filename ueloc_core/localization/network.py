@@ -4,10 +4,11 @@ Two encoders meet. The measurement encoder is a transformer over the report's sl
 positions along the sequence, so the order of neighbours never matters. The map encoder sees,
 per reported sector, the difference between reported and mapped level at every grid cell and
 sums over sectors what its kernels, set by the sector's token, make of it: a learned
-log-likelihood. Coarse: blocks of the window attend to the measurement tokens and get a
-heatmap. Fine: the densest blocks are read again at full resolution, through a wider evidence
-network, and become Gaussians with full covariance. Every layer takes any number of sectors and
-any window size.
+log-likelihood. The serving sector's timing, angle and beams come as one raster of their
+log-likelihood under the measurement model, whatever of them is reported. Coarse: blocks of the
+window attend to the measurement tokens and get a heatmap. Fine: the densest blocks are read again
+at full resolution, through a wider evidence network, and become Gaussians with full covariance.
+Every layer takes any number of sectors and any window size.
 """
 
 import math
@@ -25,7 +26,7 @@ _LAYERS = 2
 _EVIDENCE_FEATURES = 7
 _KERNELS = 4
 _SILENCE_START = 0.5  # weight of the unreported sectors' evidence before anything is learned
-_CONTEXT_FEATURES = 8
+_CONTEXT_FEATURES = 9
 _HALF = 2
 _TRUNK_STRIDE = 4  # half-resolution cells a side of one cell of the trunk
 _QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
@@ -60,6 +61,7 @@ class PosteriorNetwork(nn.Module):
         self.correction = nn.Conv2d(channels, 1, 1)
         self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
         self.fine_logit = nn.Linear(channels, 1)
+        self.serving_weight = nn.Parameter(torch.ones(2))  # coarse, fine: starts as Bayes' rule
         self.fine_block = nn.Sequential(nn.Linear(channels + 2, 32), nn.GELU(), nn.Linear(32, 2))
         _zero(self.correction)
         _zero(self.fine_block[-1])
@@ -99,6 +101,8 @@ class PosteriorNetwork(nn.Module):
         local = nn.functional.gelu(self.context(context))
         start = kernels.sum(dim=1, keepdim=True) + _SILENCE_START * batch.half_silence[:, None]
         logit = start + self.local_logit(local)
+        told = nn.functional.avg_pool2d(batch.evidence[:, None], _HALF)
+        logit = logit + self.serving_weight[0] * told
         logit = logit + outdoor.clamp_min(math.exp(_NOTHING_LOG)).log()
         features = nn.functional.gelu(self.down(local))
         features = self.attention(features, tokens, batch.present)
@@ -120,7 +124,9 @@ class PosteriorNetwork(nn.Module):
             batch.level_dbm[:, :, None, None].expand_as(level), level, error, tokens, batch.present
         )  # (report, block, cell, channel)
         open_land = _patches(batch.outdoor[:, None].float(), row, column)[:, 0]
-        logit = self.fine_logit(evidence)[..., 0] + open_land.clamp_min(1e-4).log()
+        told = _patches(batch.evidence[:, None], row, column)[:, 0]
+        logit = self.fine_logit(evidence)[..., 0] + self.serving_weight[1] * told
+        logit = logit + open_land.clamp_min(1e-4).log()
         weight = torch.softmax(logit, dim=2)
         place = self._cell_centres(row, column, side)
         mean = (weight[..., None] * place).sum(dim=2)
@@ -283,6 +289,7 @@ def _context(batch: WindowBatch, outdoor: Tensor) -> Tensor:
         distance,
         distance.log(),
         cosine,
+        nn.functional.avg_pool2d(batch.evidence[:, None], _HALF)[:, 0] / 5,
     ]
     return torch.stack([c.expand(count, rows, columns) for c in channels], dim=1)
 

@@ -5,7 +5,10 @@ from torch import Tensor
 
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.windows import WindowBatch
+from ueloc_core.measurement.levels import LevelMaps
 from ueloc_core.measurement.model import MeasurementModel
+
+_UNKNOWN_NOISE_DB = 2.0  # where no path arrives, beside an error that is far larger
 
 
 def bilinear(rasters: Tensor, points_m: Tensor, cell_m: float) -> Tensor:
@@ -51,16 +54,21 @@ def bilinear(rasters: Tensor, points_m: Tensor, cell_m: float) -> Tensor:
 def physics_loss(posterior: Posterior, batch: WindowBatch, model: MeasurementModel) -> Tensor:
     """Expected negative log-likelihood of the heard levels under the posterior's components.
 
-    The twin's RSRP is looked up at the components' means; the gradient moves both the means
-    and the weights. A mean beside an unknown map value counts as one that no ray reaches. Nats
-    a reported sector, averaged over the batch.
+    The twin's RSRP is looked up at the components' means, and so is the likelihood of timing,
+    angle and beams; the gradient moves both the means and the weights. A mean beside an unknown
+    map value counts as one that no ray reaches. Nats a reported sector, averaged over the batch.
     """
     mean = posterior.mean_m
-    rsrp = bilinear(batch.rsrp_dbm, mean, posterior.cell_m)
-    se = bilinear(batch.se_db, mean, posterior.cell_m)
-    log_prob = model.heard_log_prob(batch.rsrp_code[:, :, None].expand_as(rsrp), rsrp, se)
+    rsrp, error, noise = (
+        bilinear(raster, mean, posterior.cell_m)
+        for raster in (batch.rsrp_dbm, batch.se_db, batch.noise_db)
+    )
+    maps = LevelMaps(rsrp, error, noise.nan_to_num(_UNKNOWN_NOISE_DB), torch.zeros(0))
+    log_prob = model.levels.marginal(batch.rsrp_code[:, :, None], maps)
     present = batch.present[:, :, None]
-    per_component = torch.where(present, log_prob, 0.0).sum(dim=1) / present.sum(dim=1)
+    levels = torch.where(present, log_prob, 0.0).sum(dim=1)
+    serving = bilinear(batch.evidence[:, None], mean, posterior.cell_m)[:, 0]
+    per_component = (levels + serving) / present.sum(dim=1)
     weights = posterior.weights
     weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
     return -(weights * per_component).sum(dim=1).mean()

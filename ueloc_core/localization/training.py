@@ -20,12 +20,13 @@ from ueloc_core.localization.physics import physics_loss
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.schemas import HistorySchema
 from ueloc_core.localization.windows import SYMMETRIES, WindowBatch, WindowReader
+from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.map_error import load_map_error
-from ueloc_core.measurement.model import MeasurementModel, ReportBatch
+from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 Progress = Callable[[int, int, str], None]
 

@@ -16,16 +16,21 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from ueloc_core.grid import Window
-from ueloc_core.measurement.model import MeasurementModel, ReportBatch, decode
-from ueloc_core.measurement.reports import MISSING, SS_RSRQ, SS_SINR
+from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.bins import decode
+from ueloc_core.measurement.model import MeasurementModel, ServingMaps
+from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRQ, SS_SINR
 from ueloc_core.radio.atlas import MapAtlas
+from ueloc_core.radio.link import timing_advance_step_m
 
 SYMMETRIES = 8
-TOKEN_FEATURES = 16
+TOKEN_FEATURES = 26
 _RANKED = 16  # more than the slots, so the strongest unreported sectors are among them
 _UNHEARD_SIGMA_DB = 7.0  # level's and map's error together, for the unreported sectors' channel
 _HALF = 2  # grid cells a side of a pooled cell
 _NOTHING_DBM = -200.0
+_LEAST_EVIDENCE = -30.0
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,12 @@ class WindowBatch:
         Reported RSRP [dBm], shape (report, slot), 0 in empty slots.
     rsrp_code
         SS-RSRP codes, shape (report, slot).
-    rsrp_dbm, se_db
-        Mapped RSRP [dBm] and standard error [dB] of the reported sectors, NaN where unknown,
-        shape (report, slot, n, n).
+    rsrp_dbm, se_db, noise_db
+        Mapped RSRP [dBm], its standard error and the scatter of fading and accuracy [dB] of the
+        reported sectors, NaN where unknown, shape (report, slot, n, n).
+    evidence
+        Log-likelihood of the serving sector's timing, angle and beams [nats], at most 0 and at
+        least -30, 0 where nothing of them is reported; shape (report, n, n).
     half_rsrp_dbm, half_se_db
         The same on a grid twice as coarse, shape (report, slot, n/2, n/2).
     half_unheard_dbm
@@ -69,6 +77,8 @@ class WindowBatch:
     rsrp_code: Tensor
     rsrp_dbm: Tensor
     se_db: Tensor
+    noise_db: Tensor
+    evidence: Tensor
     half_rsrp_dbm: Tensor
     half_se_db: Tensor
     half_unheard_dbm: Tensor
@@ -102,8 +112,9 @@ class WindowReader:
         self.atlas = atlas
         self.cell_m = atlas.city.grid.cell_m
         self.cells = round(atlas.city.window.size_m / self.cell_m)
-        self._ceiling = model.ceiling_dbm
-        self._lost = model.config.dropout_probability
+        self.model = model
+        self.places = PlaceMaps(atlas, model.settings)
+        self._lost = model.settings.dropout_probability
         table = atlas.sectors
         rows: list[Any] = list(table.itertuples())
         self.frames = [atlas.city.sector_window(row.x_m, row.y_m, row.azimuth_deg) for row in rows]
@@ -111,10 +122,12 @@ class WindowReader:
         self._half_se = _pool(atlas.rsrp_se_db)
         self._half_windows = [_halved(window) for window in atlas.windows]
         azimuth = np.radians(table.azimuth_deg.to_numpy())
+        self._step_m = timing_advance_step_m(atlas.city.radio.numerology)
         self._boresight = np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1)
         self._position = table[["x_m", "y_m"]].to_numpy(dtype=float)
         self._height_m = table.height_m.to_numpy(dtype=float)
         self._surroundings = lru_cache(maxsize=256)(self._read_surroundings)
+        self._serving = lru_cache(maxsize=256)(self._read_serving)
 
     def frame_positions(
         self, serving: NDArray[np.int64], x_m: NDArray[np.float64], y_m: NDArray[np.float64]
@@ -147,8 +160,11 @@ class WindowReader:
         parts: dict[str, list[NDArray[Any]]] = {}
         ceiling = self._ceiling(reports)
         for i in range(count):
-            for name, value in self._rasters(sector[i], float(ceiling[i]), int(turn[i])).items():
-                parts.setdefault(name, []).append(value)
+            rasters_of = self._rasters(sector[i], float(ceiling[i]))
+            rasters_of["evidence"] = self._evidence(reports[i : i + 1])
+            for name, value in rasters_of.items():
+                turned = np.ascontiguousarray(_turn_raster(value, int(turn[i])))
+                parts.setdefault(name, []).append(turned)
         rasters = {name: torch.from_numpy(np.stack(values)) for name, values in parts.items()}
         tokens = self._tokens(reports, turn)
         truth = np.stack([_turn_vectors(p, int(t)) for p, t in zip(place, turn, strict=True)])
@@ -167,9 +183,7 @@ class WindowReader:
         """Outdoor area [m2] that a sector was traced over beyond its window."""
         return float(self._surroundings(serving)["outside_m2"])
 
-    def _rasters(
-        self, sector: NDArray[np.int64], ceiling_dbm: float, turn: int
-    ) -> dict[str, NDArray[Any]]:
+    def _rasters(self, sector: NDArray[np.int64], ceiling_dbm: float) -> dict[str, NDArray[Any]]:
         serving = int(sector[0])
         frame, half = self.frames[serving], _halved(self.frames[serving])
         around = self._surroundings(serving)
@@ -183,9 +197,10 @@ class WindowReader:
         gap = (ceiling_dbm - around["ranked_dbm"].astype(np.float32)) / _UNHEARD_SIGMA_DB
         silent = self._lost + (1 - self._lost) * ndtr(gap)
         silence = np.where(free, np.log(np.maximum(silent, 1e-3)), 0.0).sum(axis=0)
-        rasters = {
+        return {
             "rsrp_dbm": _compose(self.atlas.rsrp_dbm, full_windows, sector, frame),
             "se_db": _compose(self.atlas.rsrp_se_db, full_windows, sector, frame),
+            "noise_db": _compose(self.places.noise_db, full_windows, sector, frame),
             "half_rsrp_dbm": _compose(self._half_rsrp, halves, sector, half),
             "half_se_db": _compose(self._half_se, halves, sector, half),
             "half_unheard_dbm": unheard.astype(np.float32),
@@ -193,9 +208,24 @@ class WindowReader:
             "half_height_m": around["half_height_m"],
             "outdoor": around["outdoor"],
         }
-        return {
-            name: np.ascontiguousarray(_turn_raster(value, turn)) for name, value in rasters.items()
-        }
+
+    @torch.no_grad()
+    def _evidence(self, report: ReportBatch) -> NDArray[np.float32]:
+        """Log-likelihood of timing, angle and beams over the window, shape (n, n)."""
+        told = (report.ta, report.aoa, report.beam[:, 0])
+        if all(int(code[0]) == MISSING for code in told):
+            return np.zeros((self.cells, self.cells), dtype=np.float32)
+        maps = self._serving(int(report.sector[0, 0]))
+        value = self.model.serving_log_prob(report, maps)[0]
+        value = (value - value.max()).clamp_min(_LEAST_EVIDENCE)
+        return np.asarray(value.reshape(self.cells, self.cells).numpy(), dtype=np.float32)
+
+    def _read_serving(self, serving: int) -> ServingMaps:
+        frame = self.frames[serving]
+        return self.places.serving_in(serving, frame, np.ones(frame.shape, dtype=bool))
+
+    def _ceiling(self, reports: ReportBatch) -> Tensor:
+        return self.model.levels.ceilings(reports)[0]
 
     def _read_surroundings(self, serving: int) -> dict[str, Any]:
         """What all reports of one serving sector share."""
@@ -235,13 +265,18 @@ class WindowReader:
         slots = sector.shape[1]
         serving = np.zeros(sector.shape)
         serving[:, 0] = 1.0
-        cqi = torch.full(sector.shape, torch.nan)
-        cqi[:, 0] = torch.where(reports.cqi == MISSING, torch.nan, reports.cqi.float())
+
+        def own(code: Tensor, missing: int = MISSING) -> Tensor:
+            """A field of the serving sector in its slot."""
+            value = torch.full(sector.shape, torch.nan)
+            value[:, 0] = torch.where(code == missing, torch.nan, code.float())
+            return value
+
         features = [
             *measured(reports.level_dbm, -90.0, 20.0),
             *measured(decode(SS_RSRQ, reports.rsrq), -15.0, 8.0),
             *measured(decode(SS_SINR, reports.sinr), 5.0, 12.0),
-            *measured(cqi, 8.0, 4.0),
+            *measured(own(reports.cqi), 8.0, 4.0),
             serving,
             offset[..., 0],
             offset[..., 1],
@@ -250,6 +285,11 @@ class WindowReader:
             bore[..., 1],
             (self._height_m[chosen] - 25.0) / 10.0,
             np.repeat(((self._ceiling(reports).numpy() + 105.0) / 15.0)[:, None], slots, axis=1),
+            *measured(own(reports.ri), 2.0, 1.0),
+            *measured(own(reports.ul_sinr, INT16_MISSING), 4000.0, 4000.0),
+            *measured(own(reports.ta) * self._step_m, scale_m / 4, scale_m / 4),
+            *measured(own(reports.throughput).clamp_min(1.0).log(), 11.0, 2.0),
+            *measured(own(reports.bler), 10.0, 20.0),
         ]
         tokens = np.stack(features, axis=-1)
         return np.where((sector >= 0)[..., None], tokens, 0.0)
@@ -277,7 +317,7 @@ def _halved(window: Window) -> Window:
 
 
 def _compose(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
     windows: Any,
     sectors: NDArray[np.int64],
     frame: Window,

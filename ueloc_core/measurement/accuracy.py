@@ -61,9 +61,7 @@ def fading_db(
         Of the carrier.
     """
     xp = namespace(delay_spread_ns)
-    bandwidth_hz = (
-        settings.resource_blocks * SUBCARRIERS_PER_RB * subcarrier_spacing_hz(numerology)
-    )
+    bandwidth_hz = settings.resource_blocks * SUBCARRIERS_PER_RB * subcarrier_spacing_hz(numerology)
     spread = xp.where(xp.isnan(delay_spread_ns), _UNKNOWN_SPREAD_NS, delay_spread_ns)
     a = (2e-9 * math.pi * bandwidth_hz * spread).clip(_SMALLEST_PRODUCT)
     variation = 2.0 / a**2 * (a * xp.atan(a) - 0.5 * xp.log1p(a**2))

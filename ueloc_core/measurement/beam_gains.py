@@ -76,7 +76,8 @@ def _offset_table(
     zenith, azimuth = np.meshgrid(np.arange(181.0), np.arange(360.0), indexing="ij")
     grid, pose = Departures(azimuth, zenith), {"azimuth_deg": 0.0, "downtilt_deg": downtilt_deg}
     own_antenna = antenna_named(antenna)
-    own = beam_gain_db(own_antenna, tilt_weights(own_antenna, electrical_tilt_deg)[None], grid, **pose)
+    tilted = tilt_weights(own_antenna, electrical_tilt_deg)[None]
+    own = beam_gain_db(own_antenna, tilted, grid, **pose)
     panel = antenna_named(settings.antenna)
     weights = ssb_beams(
         panel,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ueloc_core.measurement.reports import MISSING, QuantisedField
+from ueloc_core.measurement.reports import QuantisedField
 
 SMALLEST_PROBABILITY = 1e-20
 _OPEN_END = 1e4  # an open bin's edge: finite, so that gradients stay so
@@ -14,8 +14,8 @@ _OPEN_END = 1e4  # an open bin's edge: finite, so that gradients stay so
 
 def decode(field: QuantisedField, code: Tensor) -> Tensor:
     """Mid-bin value of codes, as `QuantisedField.decode`, for tensors."""
-    value = field.low + (code.to(torch.float32) - 0.5) * field.step
-    return torch.where(code == MISSING, torch.nan, value)
+    value = field.lower_edge(code.to(torch.float32) + 0.5)
+    return torch.where(code == field.missing, torch.nan, value)
 
 
 def normal_cdf(z: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ def log_bin(low: Tensor, high: Tensor, loc: Any, scale: Any) -> Tensor:
 
 def edges(field: QuantisedField, code: Tensor) -> tuple[Tensor, Tensor]:
     """Lower and upper edge of codes' bins; the end codes reach very far."""
-    low = field.lower_edge(code.to(torch.float32))
+    low = field.lower_edge(code if code.is_floating_point() else code.to(torch.float32))
     return (
-        torch.where(code <= 0, -_OPEN_END, low),
+        torch.where(code <= field.first, -_OPEN_END, low),
         torch.where(code >= field.last, _OPEN_END, low + field.step),
     )
 
@@ -48,7 +48,7 @@ def edges(field: QuantisedField, code: Tensor) -> tuple[Tensor, Tensor]:
 def log_code(field: QuantisedField, code: Tensor, loc: Any, scale: Any) -> Tensor:
     """Log-probability of a field's code under a Gaussian; a missing code gives 0."""
     low, high = edges(field, code)
-    return torch.where(code == MISSING, 0.0, log_bin(low, high, loc, scale))
+    return torch.where(code == field.missing, 0.0, log_bin(low, high, loc, scale))
 
 
 def log_interval(code: Tensor, thresholds: Tensor, loc: Any, scale: Any) -> Tensor:

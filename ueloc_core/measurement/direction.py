@@ -9,7 +9,6 @@ Which beams are reported follows from their codes, so the likelihood of a list i
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor

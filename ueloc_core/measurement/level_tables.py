@@ -60,7 +60,7 @@ class LevelTables:
         mean, spread = torch.meshgrid(nodes, spreads, indexing="xy")
         hit = torch.tensor([with_tail, False])[:, None, None].expand(2, *mean.shape)
         grid = (mean.expand(2, -1, -1), spread.expand(2, -1, -1), hit)
-        heard = reports.sector[reports.heard].unique()
+        heard = torch.unique(reports.sector[reports.heard])
         self.table = self._fill(likelihood, reports, heard, grid)
         self._of_sector = torch.zeros(sectors, dtype=torch.int64)
         self._of_sector[heard] = 1 + torch.arange(len(heard))
@@ -99,9 +99,7 @@ class LevelTables:
         other.table = mean.reshape(shape).clamp_min(1e-30).log()
         return other
 
-    def at(
-        self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor, shifts: int
-    ) -> Tensor:
+    def at(self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor, shifts: int) -> Tensor:
         """Log-likelihood of sectors at places under shifts, shape (sector, place, shift).
 
         Parameters
@@ -187,8 +185,7 @@ class TrackLevels:
         groups = [self.reports] if together else [self.reports[t : t + 1] for t in range(count)]
         sectors = maps.rsrp_dbm.shape[1]
         tables = [
-            LevelTables(self.likelihood, group, sectors, with_tail=not together)
-            for group in groups
+            LevelTables(self.likelihood, group, sectors, with_tail=not together) for group in groups
         ]
         noise = (maps.noise_db**2 + rest) ** 0.5 if rest else maps.noise_db
         maps = replace(maps, noise_db=noise)
@@ -200,17 +197,16 @@ class TrackLevels:
         parts = []
         for start in range(0, len(lively), _PLACES):
             near = maps.places(lively[start : start + _PLACES])
-            evidence = sum(
+            each = [
                 self._evidence(table, near.row(t), shifts, together=together)
                 for t, table in enumerate(tables)
-            )
+            ]
+            evidence = torch.stack(each).sum(dim=0)
             parts.append(self.likelihood.nested(evidence, maps.site, common, own))
         result = result.index_copy(0, lively, torch.cat(parts))
-        return result * self.likelihood.map_error.level_exponent
+        return result * float(self.likelihood.map_error.level_exponent)
 
-    def _marginal(
-        self, tables: list[LevelTables], maps: LevelMaps, *, together: bool
-    ) -> Tensor:
+    def _marginal(self, tables: list[LevelTables], maps: LevelMaps, *, together: bool) -> Tensor:
         """Sum of the sectors' marginal log-likelihoods at all places."""
         like = self.likelihood
         shared = sum(
@@ -236,7 +232,7 @@ class TrackLevels:
             return table.at(mean, spread, hit, shifts)
         return self._same_place(table, maps, mean, spread, hit, shifts)
 
-    def _same_place(  # noqa: PLR0913
+    def _same_place(
         self,
         table: LevelTables,
         maps: LevelMaps,

@@ -135,9 +135,7 @@ class LevelMaps:
     def row(self, n: int) -> "LevelMaps":
         """Maps at the places of one report."""
         k = n if len(self) > 1 else 0
-        return replace(
-            self, **{name: getattr(self, name)[k : k + 1] for name in _PLACE_FIELDS}
-        )
+        return replace(self, **{name: getattr(self, name)[k : k + 1] for name in _PLACE_FIELDS})
 
     def places(self, chosen: Tensor) -> "LevelMaps":
         """Some of the places."""
@@ -183,7 +181,8 @@ class LevelLikelihood:
         core = error.core_db**2 + (error.core_per_se * se) ** 2
         variance = maps.noise_db**2 + torch.where(hit, core, error.unhit_db**2)
         mean = torch.where(hit, maps.rsrp_dbm.nan_to_num(0.0), error.unhit_dbm)
-        return mean, variance**0.5, hit
+        spread: Tensor = variance**0.5
+        return mean, spread, hit
 
     def tail_share(self, mean_dbm: Tensor, spread_db: Tensor) -> Tensor:
         """Share of the tail of the map's error, at the level and spread that arrive."""
@@ -195,9 +194,7 @@ class LevelLikelihood:
             + error.tail_per_10db * below
         )
 
-    def reported(
-        self, code: Tensor, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor
-    ) -> Tensor:
+    def reported(self, code: Tensor, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor) -> Tensor:
         """Log-probability of SS-RSRP codes, elementwise; a missing one gives 0."""
         low, high = edges(SS_RSRP, code)
         mixed = self._mixed(
@@ -228,9 +225,9 @@ class LevelLikelihood:
 
     def _mixed(self, probability: Any, mean: Tensor, spread: Tensor, hit: Tensor) -> Tensor:
         """Core and tail put together; one distribution alone where no ray arrived."""
-        core = probability(mean, spread)
+        core: Tensor = probability(mean, spread)
         if self.has_no_tail:
-            return core  # type: ignore[no-any-return]
+            return core
         share = torch.where(hit, self.tail_share(mean, spread), 0.0)
         tail_scale = (spread**2 + self.map_error.tail_db**2) ** 0.5
         tail = probability(mean + self.map_error.tail_bias_db, tail_scale)
@@ -268,7 +265,7 @@ class LevelLikelihood:
         sigma = variance**0.5 if isinstance(variance, Tensor) else math.sqrt(variance)
         if not isinstance(variance, Tensor) and sigma < self.step_db / 100:
             return torch.ones(1)
-        reach = max(1, math.ceil(_REACH * float(sigma) / self.step_db))
+        reach = max(1, math.ceil(_REACH * _number(sigma) / self.step_db))
         offset = self.step_db * torch.arange(-reach, reach + 1, dtype=torch.float32)
         return torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
 
@@ -336,22 +333,26 @@ class LevelLikelihood:
             code = reports.rsrp[rows, slot].reshape(-1, 1, 1)
             found = self.reported(code, levels[of], spreads[of], hits[of])
             evidence = evidence.index_put((rows, sector), found)
-        return self.map_error.level_exponent * self.nested(evidence, maps.site, common, own)
+        value = self.nested(evidence, maps.site, common, own)
+        return value * self.map_error.level_exponent  # type: ignore[no-any-return]
 
-    def marginal(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
-        """Log-likelihood of reported levels one by one, shape (n, slot, place).
+    def marginal(self, code: Tensor, maps: LevelMaps) -> Tensor:
+        """Log-likelihood of reported levels one by one, shape (n, sector, place).
 
         Each sector's own marginal distribution, shared errors included in its spread: for terms
         that weigh sectors apart, such as the physics loss; never for a posterior.
 
         Parameters
         ----------
-        reports
-            n reports.
+        code
+            SS-RSRP codes of the maps' sectors, shape (n, sector, 1); a missing one gives 0.
         maps
-            Maps of the *reported* sectors, in the order of the slots.
+            Levels of the reported sectors.
         """
         mean, spread, hit = self.mean_and_spread(maps)
         shared = self._gain_variance + self._common_variance + self._site_variance
-        code = torch.where(reports.heard, reports.rsrp, MISSING)[..., None]
         return self.reported(code, mean, (spread**2 + shared) ** 0.5, hit)
+
+
+def _number(value: Any) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)

@@ -4,8 +4,9 @@ What an engineer would learn from a drive test: at known places, the reports say
 maps are off. It is the same likelihood that locates, maximised over the error's parameters.
 """
 
+import itertools
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,56 @@ from torch import Tensor
 
 from ueloc_core.city import SPLITS, City
 from ueloc_core.errors import ReportError, StoreError
+from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import to_batch
-from ueloc_core.measurement.model import MapError, MeasurementModel, ReportBatch
+from ueloc_core.measurement.level_tables import log_prob_over
+from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
+from ueloc_core.measurement.model import MeasurementModel, ServingMaps
+from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.quality import QualityLikelihood
+from ueloc_core.measurement.reports import MISSING
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
-_MAX_REPORTS = 2000
+_MAX_REPORTS = 400
 _MIN_REPORTS = 50
-_STEPS = 120
-_LEARNING_RATE = 0.1
+_STEPS = 60
+_LEARNING_RATE = 0.15
 _START = MapError(
     core_db=1.0,
     core_per_se=1.0,
     tail_logit=-2.0,
-    tail_per_se=0.1,
+    tail_per_db=0.1,
     tail_per_10db=0.1,
     tail_db=12.0,
     tail_bias_db=0.0,
     unhit_dbm=-135.0,
     unhit_db=12.0,
+    common_db=1.0,
+    site_db=1.0,
     total_db=2.0,
 )
-_FOUND_BY_SEARCH = ("total_db", "level_exponent")
+_FITTED = (
+    *("core_db", "core_per_se", "tail_logit", "tail_per_db", "tail_per_10db", "tail_db"),
+    *("tail_bias_db", "unhit_dbm", "unhit_db", "common_db", "site_db"),
+)
+_SEARCHED: tuple[dict[str, tuple[float, ...]], ...] = (
+    {
+        "delay_core_ns": (0.0, 3.0, 6.0, 12.0, 25.0, 50.0),
+        "delay_tail_share": (0.0, 0.01, 0.03, 0.06, 0.12, 0.25),
+        "delay_tail_ns": (100.0, 250.0, 600.0),
+    },
+    {
+        "azimuth_core_deg": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0),
+        "azimuth_tail_share": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    },
+    {"beam_db": (0.0, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0)},
+)
 _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
-_POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db")
+_FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
+_POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
 
 
 def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path) -> dict[str, Any]:
@@ -68,12 +93,14 @@ def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path)
     rng = np.random.default_rng([city.seed, 6])
     chosen = np.sort(rng.permutation(train)[:_MAX_REPORTS])
     sample = reports.isel(report=chosen)
-    rsrp, error = atlas.maps_at(sample.x_m.values, sample.y_m.values)
-    fitted, before, after = fit(
-        city, to_batch(sample, atlas), torch.from_numpy(rsrp), torch.from_numpy(error)
-    )
+    batch, places = to_batch(sample, atlas), PlaceMaps(atlas, city.measurements)
+    x_m, y_m = sample.x_m.values, sample.y_m.values
+    maps = places.levels_at(x_m, y_m)
+    fitted, before, after = fit(city, batch, maps)
+    serving = places.serving_at(batch.sector[:, 0].numpy(), x_m, y_m)
+    fitted = fit_serving(city, batch, serving, fitted)
     located = reports.isel(report=np.sort(rng.permutation(train)[:_EXPONENT_REPORTS]))
-    fitted, nll = fit_exponent(city, atlas, located, fitted)
+    fitted, nll = fit_exponent(city, places, located, fitted)
     (out / "map_error.json").write_text(json.dumps(fitted.as_dict(), indent=1))
     return {
         "reports": len(chosen),
@@ -103,10 +130,8 @@ def load_map_error(folder: Path) -> MapError:
         ) from error
 
 
-def fit(
-    city: City, reports: ReportBatch, rsrp_dbm: Tensor, se_db: Tensor
-) -> tuple[MapError, float, float]:
-    """Maximise the likelihood of reports at known places over the map error.
+def fit(city: City, reports: ReportBatch, maps: LevelMaps) -> tuple[MapError, float, float]:
+    """Maximise the likelihood of levels at known places over the map error.
 
     Parameters
     ----------
@@ -114,8 +139,8 @@ def fit(
         Measurement settings.
     reports
         n reports.
-    rsrp_dbm, se_db
-        The twin's RSRP [dBm] and standard error [dB] where they stand, shape (n, sector).
+    maps
+        The twin's levels where they come from, one place each.
 
     Returns
     -------
@@ -123,42 +148,81 @@ def fit(
         The fitted error, and the mean negative log-likelihood before and after [nats].
     """
     raw = {
-        f.name: torch.tensor(_to_raw(f.name, getattr(_START, f.name)), requires_grad=True)
-        for f in fields(MapError)
-        if f.name not in _FOUND_BY_SEARCH
+        name: torch.tensor(_to_raw(name, getattr(_START, name)), requires_grad=True)
+        for name in _FITTED
     }
 
     def current() -> MapError:
-        return MapError(
-            **{name: _from_raw(name, value) for name, value in raw.items()},
-            total_db=_START.total_db,
-            level_exponent=1.0,
-        )
+        return MapError(**{name: _from_raw(name, value) for name, value in raw.items()})
 
     optimiser = torch.optim.Adam(raw.values(), lr=_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS, _LEARNING_RATE / 10)
     losses: list[float] = []
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        model = MeasurementModel(city.measurements, city.radio, current())
-        loss = -_levels_log_prob(model, reports, rsrp_dbm, se_db).mean()
+        levels = LevelLikelihood(city.measurements, current(), _FIT_STEP_DB)
+        loss = -levels.direct(reports, maps).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        schedule.step()
         losses.append(float(loss.detach()))
     with torch.no_grad():
         values = current().as_dict()
-    values["total_db"] = _total_error_db(city, reports, rsrp_dbm, values)
+    values["total_db"] = _total_error_db(city, reports, maps, values)
     return MapError(**values), losses[0], losses[-1]
 
 
 @torch.no_grad()
+def fit_serving(
+    city: City, reports: ReportBatch, serving: ServingMaps, fitted: MapError
+) -> MapError:
+    """Choose the errors of delays, azimuths and beams that make the reports most likely.
+
+    Parameters
+    ----------
+    city
+        Measurement settings.
+    reports
+        n reports.
+    serving
+        The twin's maps of their serving sectors where they come from, one place each.
+    fitted
+        The error fitted so far; what no report tells of keeps its value.
+    """
+    present = (reports.ta, reports.aoa, reports.beam[:, 0])
+    for grid, code in zip(_SEARCHED, present, strict=True):
+        there = torch.nonzero(code != MISSING)[:, 0]
+        if len(there) < _MIN_REPORTS:
+            continue
+        some, maps = reports[there], serving.rows(there)
+        best = -np.inf
+        for values in itertools.product(*grid.values()):
+            trial = replace(fitted, **dict(zip(grid, values, strict=True)))
+            value = _serving_log_prob(city, some, maps, trial)
+            if value > best:
+                best, chosen = value, trial
+        fitted = chosen
+    return fitted
+
+
+def _serving_log_prob(
+    city: City, reports: ReportBatch, serving: ServingMaps, error: MapError
+) -> float:
+    model = MeasurementModel(city.measurements, city.radio, error)
+    sinr = model.expected_uplink_db(reports, serving)
+    value = model.timing.direct(reports, serving.delays, sinr)
+    return float((value + model.directions(reports, serving, sinr)).mean())
+
+
+@torch.no_grad()
 def fit_exponent(
-    city: City, atlas: MapAtlas, reports: xr.Dataset, fitted: MapError
+    city: City, places: PlaceMaps, reports: xr.Dataset, fitted: MapError
 ) -> tuple[MapError, float]:
     """Choose the levels' exponent that makes the true positions most likely.
 
     Parameters
     ----------
-    city, atlas
+    city, places
         Measurement settings and the twin's maps.
     reports
         Training reports with their true positions.
@@ -170,61 +234,41 @@ def fit_exponent(
     tuple
         The error with its exponent, and the mean position NLL of these reports [nats].
     """
-    models = [
-        MeasurementModel(city.measurements, city.radio, replace(fitted, level_exponent=e))
-        for e in (0.0, 1.0)
-    ]
-    batch = to_batch(reports, atlas)
+    model = MeasurementModel(city.measurements, city.radio, replace(fitted, level_exponent=1.0))
+    batch = to_batch(reports, places.atlas)
     exponents = torch.tensor(_EXPONENTS, dtype=torch.float64)[:, None]
-    total = torch.zeros(len(_EXPONENTS), dtype=torch.float64)
+    total, used = torch.zeros(len(_EXPONENTS), dtype=torch.float64), 0
     for i in np.argsort(batch.sector[:, 0].numpy(), kind="stable"):
-        window = atlas.windows[int(batch.sector[i, 0])]
-        outdoor = atlas.outdoor_in(window)
-        rsrp, error = (torch.from_numpy(v[:, outdoor])[None] for v in atlas.maps_in(window))
+        around = places.around(int(batch.sector[i, 0]))
+        place = around.index_of(float(reports.x_m[i]), float(reports.y_m[i]))
+        if place < 0:
+            continue  # the twin holds no such place: no exponent makes it likelier
         report = batch[int(i) : int(i) + 1]
-        quality, whole = (m.log_prob(report, rsrp, error)[0].double() for m in models)
-        log_mass = torch.log_softmax(quality + exponents * (whole - quality), dim=1)
-        row, column = window.indices(float(reports.x_m[i]), float(reports.y_m[i]))
-        place = int(outdoor[: int(row)].sum() + outdoor[int(row), : int(column)].sum())
-        total -= log_mass[:, place] - 2 * np.log(window.cell_m)
+        levels = log_prob_over(model.levels, report, around.levels)[0].double()
+        others = model.quality_log_prob(report, around.levels)
+        others = others + model.serving_log_prob(report, around.serving)
+        log_mass = torch.log_softmax(others[0].double() + exponents * levels, dim=1)
+        total -= log_mass[:, place] - 2 * np.log(around.window.cell_m)
+        used += 1
     best = int(total.argmin())
-    return replace(fitted, level_exponent=_EXPONENTS[best]), float(total[best]) / len(batch)
-
-
-def _levels_log_prob(
-    model: MeasurementModel, reports: ReportBatch, rsrp_dbm: Tensor, se_db: Tensor
-) -> Tensor:
-    """Log-likelihood of which sectors were heard and how strong, shape (n,)."""
-    chosen = reports.sector.clamp_min(0)
-    heard = model.heard_log_prob(
-        torch.where(reports.heard, reports.rsrp, -1),
-        rsrp_dbm.gather(1, chosen),
-        se_db.gather(1, chosen),
-    ).sum(dim=1)
-    silent = model.unheard_log_prob(
-        model.ceiling_dbm(reports)[:, None], reports.level_dbm[:, :1], rsrp_dbm, se_db
-    )
-    reported = torch.zeros(len(reports), rsrp_dbm.shape[1] + 1, dtype=torch.bool)
-    reported.scatter_(1, torch.where(reports.heard, reports.sector, rsrp_dbm.shape[1]), value=True)
-    return heard + torch.where(reported[:, :-1], 0.0, silent).sum(dim=1)
+    return replace(fitted, level_exponent=_EXPONENTS[best]), float(total[best]) / max(used, 1)
 
 
 def _total_error_db(
-    city: City, reports: ReportBatch, rsrp_dbm: Tensor, values: dict[str, float]
+    city: City, reports: ReportBatch, maps: LevelMaps, values: dict[str, float]
 ) -> float:
     """Map error of the total power [dB] that makes the quality fields most likely."""
-    mapped = (10 ** (rsrp_dbm / 10)).nan_to_num(0.0)
+    mapped = (10 ** (maps.rsrp_dbm[..., 0] / 10)).nan_to_num(0.0)
     heard = torch.zeros(len(reports), mapped.shape[1] + 1, dtype=torch.bool)
     heard.scatter_(1, torch.where(reports.heard, reports.sector, mapped.shape[1]), value=True)
     unreported = (mapped * ~heard[:, :-1]).sum(dim=1)
-    exact = MeasurementModel(city.measurements, city.radio, MapError(**values))
-    given_total = exact.quality_given_total(reports)
+    exact = MeasurementModel(city.measurements, city.radio, MapError(**values)).quality
+    given_total = exact.given_total(reports)
     best, best_value = 0.0, -np.inf
     for total_db in np.arange(0.0, 8.01, 0.5):
-        error = MapError(**{**values, "total_db": float(total_db)})
-        model = MeasurementModel(city.measurements, city.radio, error)
-        table = model.quality_table(reports, given_total)
-        value = float(model.quality_log_prob(table, unreported).mean())
+        quality = QualityLikelihood(city.measurements.quality, city.radio, float(total_db))
+        table = quality.table(reports, given_total)
+        value = float(quality.log_prob(table, unreported).mean())
         if value > best_value:
             best, best_value = float(total_db), value
     return best

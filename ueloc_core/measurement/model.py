@@ -59,11 +59,14 @@ class ServingMaps:
 
     def row(self, n: int) -> "ServingMaps":
         """Maps of one report."""
-        part = slice(n, n + 1)
+        return self.rows(slice(n, n + 1))
+
+    def rows(self, chosen: Any) -> "ServingMaps":
+        """Maps of some reports."""
         return ServingMaps(
-            DelayMaps(*(v[part] for v in vars(self.delays).values())),
-            DepartureMaps(*(v[part] for v in vars(self.departures).values())),
-            self.reference_dbm[part],
+            DelayMaps(*(v[chosen] for v in vars(self.delays).values())),
+            DepartureMaps(*(v[chosen] for v in vars(self.departures).values())),
+            self.reference_dbm[chosen],
         )
 
 
@@ -139,7 +142,7 @@ class MeasurementModel:
         sinr = self.expected_uplink_db(reports, serving)
         for t in range(len(reports)):
             one, at = reports[t : t + 1], serving.row(t)
-            value = value + self._directions(one, at, sinr[t : t + 1])[0]
+            value = value + self.directions(one, at, sinr[t : t + 1])[0]
         return value + self.timing.track_log_prob(reports, serving.delays, sinr)
 
     def quality_log_prob(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
@@ -159,9 +162,10 @@ class MeasurementModel:
         """Log-likelihood of timing, angle and beams, each report on its own, shape (n, place)."""
         sinr = self.expected_uplink_db(reports, serving)
         timing = self.timing.log_prob(reports, serving.delays, sinr)
-        return timing + self._directions(reports, serving, sinr)
+        return timing + self.directions(reports, serving, sinr)
 
-    def _directions(self, reports: ReportBatch, serving: ServingMaps, sinr: Tensor) -> Tensor:
+    def directions(self, reports: ReportBatch, serving: ServingMaps, sinr: Tensor) -> Tensor:
+        """Log-likelihood of angle and beams at an expected uplink SINR [dB], shape (n, place)."""
         value = self.direction.azimuth_log_prob(reports, serving.departures, sinr)
         if bool((reports.beam[:, 0] != MISSING).any()):
             value = value + self.direction.beams_log_prob(reports, serving.departures)
@@ -222,9 +226,7 @@ class MeasurementModel:
         terminals
             Scenario, clock and history; by default strangers that report everything.
         """
-        drawn = self.simulator.sample(
-            around, terminals or Terminals.unrelated(len(around)), rng
-        )
+        drawn = self.simulator.sample(around, terminals or Terminals.unrelated(len(around)), rng)
         return ReportBatch.of(**drawn)
 
 

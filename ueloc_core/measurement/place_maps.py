@@ -1,5 +1,6 @@
 """What an atlas says about places, as the measurement model reads it."""
 
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,6 +20,35 @@ from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.units import SPEED_OF_LIGHT_M_S, power_per_resource_element_dbm
 
 _NS_PER_M = 1e9 / SPEED_OF_LIGHT_M_S
+
+
+@dataclass(frozen=True)
+class Around:
+    """The outdoor grid cells that a serving sector was traced over, and what maps say there.
+
+    Attributes
+    ----------
+    window
+        The sector's traced window.
+    outdoor
+        Where terminals can stand, shape of the window; the places of the maps in row order.
+    levels, serving
+        Maps of all sectors and of the serving one, one row each.
+    """
+
+    window: Window
+    outdoor: NDArray[np.bool_]
+    levels: LevelMaps
+    serving: ServingMaps
+
+    def index_of(self, x_m: float, y_m: float) -> int:
+        """Place of a point [m] in the maps, -1 where it is none of them."""
+        if not self.window.contains(x_m, y_m):
+            return -1
+        row, column = (int(v) for v in self.window.indices(x_m, y_m))
+        if not self.outdoor[row, column]:
+            return -1
+        return int(self.outdoor[:row].sum() + self.outdoor[row, :column].sum())
 
 
 class PlaceMaps:
@@ -45,6 +75,7 @@ class PlaceMaps:
         self.site = torch.from_numpy(atlas.site)
         self._terminal_m = atlas.city.ray_tracing.terminal_height_m
         self.beam_offset_db = lru_cache(maxsize=128)(self._beam_offset_db)
+        self.around = lru_cache(maxsize=2)(self._around)
 
     @cached_property
     def noise_db(self) -> NDArray[np.float16]:
@@ -58,12 +89,23 @@ class PlaceMaps:
             out[s] = np.hypot(own, faded)
         return out
 
+    def _around(self, serving: int) -> Around:
+        """The outdoor ground that a sector was traced over; kept for the next report."""
+        window = self.atlas.windows[serving]
+        outdoor = self.atlas.outdoor_in(window)
+        return Around(
+            window,
+            outdoor,
+            self.levels_in(window, outdoor),
+            self.serving_in(serving, window, outdoor),
+        )
+
     # -- levels ---------------------------------------------------------------------------
 
     def levels_in(self, window: Window, chosen: NDArray[np.bool_]) -> LevelMaps:
         """Levels of all sectors at the chosen grid cells of a window (shape of the window)."""
         atlas = self.atlas
-        layers = (atlas.rsrp_dbm, atlas.rsrp_se_db, self.noise_db)
+        layers: tuple[NDArray[Any], ...] = (atlas.rsrp_dbm, atlas.rsrp_se_db, self.noise_db)
         found = [np.full((len(atlas.windows), chosen.sum()), np.nan, np.float32) for _ in layers]
         for sector, own in enumerate(atlas.windows):
             shared = window.intersection(own)
@@ -80,14 +122,13 @@ class PlaceMaps:
     def levels_at(self, x_m: NDArray[np.float64], y_m: NDArray[np.float64]) -> LevelMaps:
         """Levels of all sectors at points [m], each a row of its own, one place a row."""
         atlas = self.atlas
+        layers: tuple[NDArray[Any], ...] = (atlas.rsrp_dbm, atlas.rsrp_se_db, self.noise_db)
         shape = (len(x_m), len(atlas.windows), 1)
         found = [np.full(shape, np.nan, np.float32) for _ in range(3)]
         for sector, window in enumerate(atlas.windows):
             inside = window.contains(x_m, y_m)
             at = (sector, *window.indices(x_m[inside], y_m[inside]))
-            for values, layer in zip(
-                found, (atlas.rsrp_dbm, atlas.rsrp_se_db, self.noise_db), strict=True
-            ):
+            for values, layer in zip(found, layers, strict=True):
                 values[inside, sector, 0] = layer[at]
         return self._level_maps(*(torch.from_numpy(v) for v in found))
 

@@ -71,8 +71,7 @@ class Lasting:
         share = np.array([config.scenarios[name] for name in names])
         codes = np.array([scenario_code(name) for name in names])
         return cls(
-            gain_db=config.terminal.gain_sigma_db
-            * rng.standard_normal(count, dtype=np.float32),
+            gain_db=config.terminal.gain_sigma_db * rng.standard_normal(count, dtype=np.float32),
             clock_ns=config.terminal.clock_sigma_ns * rng.standard_normal(count),
             scenario=codes[rng.choice(len(names), size=count, p=share / share.sum())],
         )
@@ -127,9 +126,7 @@ class Population:
         lasting = Lasting.draw(self.model, count, rng)
         row, entry_db = self._places_of(tracks, rng)
         first = np.r_[True, tracks.track[1:] != tracks.track[:-1]][: len(row)]
-        turn = np.arange(len(row)) - np.maximum.accumulate(
-            np.where(first, np.arange(len(row)), 0)
-        )
+        turn = np.arange(len(row)) - np.maximum.accumulate(np.where(first, np.arange(len(row)), 0))
         serving = np.full(count, -1, dtype=np.int64)
         wanted = np.ones(count, dtype=bool)
         batches, kept = [], []
@@ -137,7 +134,8 @@ class Population:
             reports = np.flatnonzero((turn == k) & (row >= 0) & wanted[tracks.track])
             for start in range(0, len(reports), _BATCH):
                 part = reports[start : start + _BATCH]
-                batch = self._reports(tracks, part, row[part], entry_db[part], lasting, serving, rng)
+                at = (row[part], entry_db[part])
+                batch = self._reports(tracks, part, at, lasting, serving, rng)
                 found = batch.sector[:, 0].numpy()
                 serving[tracks.track[part]] = found
                 if k == 0 and own is not None:
@@ -179,7 +177,7 @@ class Population:
         shadow = self.shadow_db[row[:, None], self._site[sector]]
         return Surroundings(
             sector=sector,
-            mean_dbm=heard.level_dbm[row] + shadow + np.float32(gain_db)[:, None],
+            mean_dbm=heard.level_dbm[row] + shadow + np.asarray(gain_db, dtype=np.float32)[:, None],
             mapped_mw=heard.level_mw[row],
             noise_db=heard.noise_db[row],
             others_mw=heard.others_mw[row],
@@ -199,22 +197,19 @@ class Population:
             reference_dbm=self.places.reference_dbm[sectors],
         )
 
-    def _reports(  # noqa: PLR0913
+    def _reports(
         self,
         tracks: Tracks,
         part: NDArray[np.int64],
-        row: NDArray[np.int64],
-        entry_db: NDArray[np.float64],
+        at: tuple[NDArray[np.int64], NDArray[np.float64]],
         lasting: Lasting,
         serving: NDArray[np.int64],
         rng: np.random.Generator,
     ) -> ReportBatch:
-        track = tracks.track[part]
-        gain = lasting.gain_db[track] - entry_db
+        (row, entry_db), track = at, tracks.track[part]
+        gain = np.asarray(lasting.gain_db[track] - entry_db)
         around = self.surroundings(row, tracks.x_m[part], tracks.y_m[part], gain)
-        terminals = Terminals(
-            lasting.scenario[track], lasting.clock_ns[track], serving[track]
-        )
+        terminals = Terminals(lasting.scenario[track], lasting.clock_ns[track], serving[track])
         return self.model.sample(around, rng, terminals)
 
     def _places_of(
@@ -279,9 +274,7 @@ def entry_loss_db(frequency_ghz: float) -> float:
     return float(5.0 - 10.0 * np.log10(through))
 
 
-def truth_of(
-    tracks: Tracks, index: NDArray[np.int64], rt: dict[str, NDArray[np.float32]]
-) -> Truth:
+def truth_of(tracks: Tracks, index: NDArray[np.int64], rt: dict[str, NDArray[np.float32]]) -> Truth:
     """The truth of some reports of tracks; times start at each track's first one."""
     track, time = tracks.track[index], tracks.time_s[index]
     if len(index):
@@ -305,4 +298,3 @@ def empty_batch() -> ReportBatch:
     """No report."""
     nothing = np.zeros((0, SLOTS), dtype=np.int64)
     return ReportBatch.of(nothing, nothing)
-

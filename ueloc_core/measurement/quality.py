@@ -214,9 +214,7 @@ class QualityLikelihood:
             reports.cqi[:, None], self._cqi_thresholds, serving, settings.sigma_db
         )
         rank = torch.where(reports.ri == MISSING, MISSING, reports.ri - 1)[:, None]
-        value = value + log_interval(
-            rank, self._rank_thresholds, serving, settings.rank_sigma_db
-        )
+        value = value + log_interval(rank, self._rank_thresholds, serving, settings.rank_sigma_db)
         if bool((reports.throughput != MISSING).any()):
             value = value + self.rates.log_throughput(
                 reports.throughput[:, None], serving, settings.throughput_sigma

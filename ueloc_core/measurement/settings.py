@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from ueloc_core.city_sections import NonNegative, Positive, Probability, Section
 
 ScenarioName = Literal["lte_legacy", "nr_rsrp_only", "nr_rsrp_ta", "nr_beams", "full"]
+_ONE_SCENARIO: dict[ScenarioName, float] = {"nr_rsrp_ta": 1.0}
 Sigma = Annotated[float, Field(ge=0, le=30)]
 
 
@@ -139,7 +140,7 @@ class MeasurementConfig(Section):
     one is ``handover_offset_db`` better (event A3 of TS 38.331, 5.5.4.4).
     """
 
-    scenarios: dict[ScenarioName, Positive] = {"nr_rsrp_ta": 1.0}
+    scenarios: dict[ScenarioName, Positive] = Field(default_factory=lambda: _ONE_SCENARIO)
     max_neighbours: Annotated[int, Field(ge=0, le=7)] = 7
     detection_threshold_dbm: Annotated[float, Field(ge=-156, le=-31)] = -120.0
     neighbour_offset_db: Annotated[float, Field(ge=3, le=125)] = 40.0

@@ -141,14 +141,9 @@ class Simulator:
     @cached_property
     def _reported(self) -> dict[str, NDArray[np.bool_]]:
         """Whether a scenario reports each feature; the last entry is scenario -1: everything."""
-        return {
-            name: np.append(scenarios.reported(name), True)  # noqa: FBT003
-            for name in scenarios.FEATURES
-        }
+        return {name: np.append(scenarios.reported(name), True) for name in scenarios.FEATURES}
 
-    def sample(
-        self, around: Surroundings, terminals: Terminals, rng: np.random.Generator
-    ) -> Codes:
+    def sample(self, around: Surroundings, terminals: Terminals, rng: np.random.Generator) -> Codes:
         """Draw one report of each of n terminals.
 
         Parameters
@@ -201,8 +196,11 @@ class Simulator:
         most = np.append(scenarios.max_neighbours(), config.max_neighbours)
         most = np.minimum(most, config.max_neighbours)[terminals.scenario]
         wide = min(SLOTS, k)
-        slots = np.argpartition(-ranked, wide - 1, axis=1)[:, :wide] if wide < k else (
-            np.broadcast_to(np.arange(k), (count, k)))
+        slots = (
+            np.argpartition(-ranked, wide - 1, axis=1)[:, :wide]
+            if wide < k
+            else (np.broadcast_to(np.arange(k), (count, k)))
+        )
         order = np.argsort(-np.take_along_axis(ranked, slots, axis=1), axis=1)
         slots = np.take_along_axis(slots, order, axis=1)
         filled = np.take_along_axis(ranked, slots, axis=1) >= 0

@@ -83,10 +83,8 @@ class TimingLikelihood:
     def sigmas_ns(self, uplink_sinr_db: Any) -> tuple[Any, Any]:
         """Noise of the round trip [ns] in the timing advance and in its offset."""
         floor_ns = self.settings.timing.floor_ns
-        return tuple(
-            timing_sigma_ns(uplink_sinr_db, hz, floor_ns)
-            for hz in (self._preamble_hz, self._sounding_hz)
-        )  # type: ignore[return-value]
+        coarse = timing_sigma_ns(uplink_sinr_db, self._preamble_hz, floor_ns)
+        return coarse, timing_sigma_ns(uplink_sinr_db, self._sounding_hz, floor_ns)
 
     def late_share(self, line_of_sight: Any) -> Any:
         """Probability that the first path is missed."""
@@ -142,6 +140,29 @@ class TimingLikelihood:
         ]
         return torch.stack(rows)
 
+    def direct(self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor) -> Tensor:
+        """The same without tables, for few places, shape (n, place).
+
+        Differentiable in the map's error.
+        """
+        error, weight = self.map_error, self._clock_weights()
+        known = ~maps.first_arrival_ns.isnan()
+        delay = torch.where(known, maps.first_arrival_ns, _DETOUR * maps.straight_ns)
+        clock = _DELAY_STEP_NS * (torch.arange(len(weight)) - len(weight) // 2)
+        delay = delay[..., None] + clock
+        excess, share = _laguerre(self.settings.timing.late_mean_ns)
+
+        def given(delay_ns: Tensor, wider: Any) -> Tensor:
+            return self.probability(reports, delay_ns, uplink_sinr_db, wider)
+
+        late = given(delay[..., None] + excess, error.delay_core_ns) @ share
+        late_share = self.late_share(maps.line_of_sight.nan_to_num(0.0))[..., None]
+        mapped = (1 - late_share) * given(delay, error.delay_core_ns) + late_share * late
+        tail = error.delay_tail_share
+        mapped = (1 - tail) * mapped + tail * given(delay, error.delay_tail_ns)
+        value = torch.where(known[..., None], mapped, given(delay, _UNKNOWN_NS))
+        return (value @ weight).clamp_min(_LEAST).log()
+
     def track_log_prob(
         self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor
     ) -> Tensor:
@@ -165,8 +186,8 @@ class TimingLikelihood:
         reach = len(clock) // 2
         tables = self._tables(reports, uplink_sinr_db, float(maps.straight_ns.max()), reach)
         if len(reports) == 1:  # then the clock offset may as well be integrated out first
-            tables = torch.nn.functional.conv1d(tables.reshape(-1, 1, tables.shape[2]), clock[None, None])
-            return self._look_up(tables.reshape(4, -1), maps, 0)[0]
+            spread = torch.nn.functional.conv1d(tables[0][:, None], clock[None, None])
+            return self._look_up(spread[:, 0], maps, 0)[0]
         total = torch.zeros(len(clock), place)
         for t in range(len(reports)):
             of_report = DelayMaps(*(v[t : t + 1] for v in vars(maps).values()))
@@ -182,9 +203,7 @@ class TimingLikelihood:
         offset = _DELAY_STEP_NS * torch.arange(-reach, reach + 1, dtype=torch.float32)
         return torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
 
-    def _tables(
-        self, reports: ReportBatch, sinr: Tensor, farthest_ns: float, reach: int
-    ) -> Tensor:
+    def _tables(self, reports: ReportBatch, sinr: Tensor, farthest_ns: float, reach: int) -> Tensor:
         """Probability over delays: on time, late, where the map errs, and where it is silent.
 
         Shape (report, 4, delay), the first delay `reach` steps below zero.
