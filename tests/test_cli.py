@@ -78,7 +78,16 @@ def assert_one_line(result, *words):
 def test_help_explains_itself():
     overview = run("--help")
     assert overview.exit_code == 0
-    commands = ("localize", "sectors", "cities", "report", "export-map", "download", "new-city")
+    commands = (
+        "localize",
+        "formats",
+        "sectors",
+        "cities",
+        "report",
+        "export-map",
+        "download",
+        "new-city",
+    )
     for command in commands:
         assert command in overview.stdout
         assert run(command, "--help").exit_code == 0
@@ -191,6 +200,50 @@ def test_bad_rows_that_cannot_be_written(store, reports, tmp_path):
         *("--store", store, "--bad-rows", tmp_path / "nowhere" / "bad.csv"),
     )
     assert_one_line(result, "bad.csv", "cannot be written")
+
+
+DRIVE = "Timestamp,Longitude,Latitude,NR_PCI,NR_SS_RSRP\n"
+
+
+def test_formats_are_listed_with_their_columns(tmp_path):
+    result = run("formats")
+    assert result.exit_code == 0, result.output
+    for word in ("drive_test: ", "NR_SS_RSRP", "mdt: ", "[timestamp]", "opencellid: ", "signal"):
+        assert word in result.stdout
+
+
+def test_a_format_is_printed_as_a_mapping_to_start_from(store, tmp_path):
+    printed = run("formats", "drive_test")
+    assert printed.exit_code == 0, printed.output
+    (tmp_path / "own.yaml").write_text(printed.stdout.replace("NR_SS_RSRP", "Level"))
+    log = tmp_path / "drive.csv"
+    log.write_text(DRIVE.replace("NR_SS_RSRP", "Level") + "2025-03-01T10:00:00Z,,,7,-80\n")
+    result = run(
+        *("localize", log, "--city", "helsinki", "--store", store, "-o", tmp_path / "f.csv"),
+        *("--format", tmp_path / "own.yaml"),
+    )
+    assert_one_line(result, "no report could be used")
+    assert "line 2: NR_PCI = '7': no sector of the city has this PCI" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["tems", "none.yaml"])
+def test_an_unknown_format_is_one_line(store, reports, tmp_path, option):
+    result = run(
+        *("localize", reports, "--city", "helsinki", "--store", store),
+        *("-o", tmp_path / "f.csv", "--format", option),
+    )
+    assert_one_line(result, option)
+    assert_one_line(run("formats", option), option)
+
+
+def test_a_log_in_the_wrong_unit_is_one_line(store, tmp_path):
+    log = tmp_path / "drive.csv"
+    log.write_text(DRIVE + "2025-03-01T10:00:00Z,,,101,80\n" * 5)
+    result = run(
+        *("localize", log, "--city", "helsinki", "--store", store, "-o", tmp_path / "f.csv"),
+        *("--format", "drive_test"),
+    )
+    assert_one_line(result, "column NR_SS_RSRP looks like", "drive.csv", "nr_code")
 
 
 BOX = "24.93973,60.17002,24.94573,60.17272"

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ueloc_core.localization.localize import Fix, Locator
-    from ueloc_core.measurement.report_files import BadRow, ReportFile
+    from ueloc_core.measurement.report_rows import ReportFile
+    from ueloc_core.measurement.report_tables import BadRow
     from ueloc_core.provenance import Store
 
 _BATCH = 32
@@ -83,33 +84,48 @@ def main() -> None:
 )
 @_store_option
 @click.option(
+    "--format",
+    "format_name",
+    metavar="FORMAT",
+    help="What wrote the file: drive_test, mdt or opencellid (see 'ueloc formats'), or a mapping "
+    "of your own (.yaml). [default: the project's own format]",
+)
+@click.option(
     "--bad-rows",
     "bad_rows_path",
     type=click.Path(path_type=Path),
     help="CSV file for the rows that could not be used: line, field, value, reason.",
 )
 def localize(
-    reports: Path, city: City, output: Path, store_url: str | None, bad_rows_path: Path | None
+    reports: Path,
+    city: City,
+    output: Path,
+    store_url: str | None,
+    format_name: str | None,
+    bad_rows_path: Path | None,
 ) -> None:
     """Locate the terminals of a file of REPORTS.
 
     The file is .csv or .parquet, with one row per report and sector and the columns report_id,
-    sector_id, rsrp_dbm and, if known, serving, rsrq_db, sinr_db, cqi and time_s
-    (docs/reports.md). Every report gets a position, the radii of circles around it, and the
-    regions that hold the terminal with 50% and 90% probability. Bad rows are listed and left
-    out; the other rows are still used.
+    sector_id, rsrp_dbm and, if known, serving, rsrq_db, sinr_db, cqi, ta and more
+    (docs/reports.md); with --format it is a log of another program. Every report gets a
+    position, the radii of circles around it, and the regions that hold the terminal with 50% and
+    90% probability. Bad rows are listed and left out; the other rows are still used. Where the
+    file states true positions, the distance of the estimates from them is told.
 
     \b
-    Example:
+    Examples:
       ueloc localize reports.csv --city helsinki -o fixes.geojson
+      ueloc localize drive.csv --format drive_test --city helsinki -o fixes.csv
     """  # noqa: D301, click reads the escape
     from ueloc_core.localization.fix_files import write_fixes, writer_for  # noqa: PLC0415
-    from ueloc_core.measurement.report_files import read_report_file  # noqa: PLC0415
 
     writer_for(output)
-    known = _sectors(city, store_url)["sector_id"]
-    file = read_report_file(reports, known.tolist())
+    file = _read_reports(reports, city, store_url, format_name)
     _tell_bad_rows(file.bad_rows, bad_rows_path)
+    for what, count in file.skipped.items():
+        if count:
+            click.echo(f"{count} {what} left out", err=True)
     if not file.report_ids:
         raise ReportError("no report could be used", where=str(reports))
     table = _locate(_locator(city, store_url), file, city)
@@ -117,6 +133,31 @@ def localize(
     click.echo(
         f"{len(table)} reports located, {len(file.bad_rows)} values not used: {output}", err=True
     )
+    _tell_distances(table, file)
+
+
+@main.command()
+@click.argument("name", required=False)
+def formats(name: str | None) -> None:
+    """List the formats of logs that 'localize' reads, or print one as a mapping.
+
+    Without NAME, each format is listed with the columns that it looks for; those in brackets may
+    be missing. With NAME it is printed as YAML, to be changed into a mapping of your own.
+
+    \b
+    Example:
+      ueloc formats drive_test > my_scanner.yaml
+    """  # noqa: D301, click reads the escape
+    from ueloc_core.measurement.log_mappings import described_columns  # noqa: PLC0415
+    from ueloc_core.measurement.log_presets import PRESETS, mapping_named  # noqa: PLC0415
+
+    if name is not None:
+        click.echo(mapping_named(name).to_yaml().rstrip())
+        return
+    for preset, mapping in PRESETS.items():
+        click.echo(f"{preset}: {mapping.description}")
+        for column in described_columns(mapping):
+            click.echo(f"  {column}")
 
 
 @main.command()
@@ -377,6 +418,21 @@ def _sectors(city: City, store_url: str | None) -> "pd.DataFrame":
     return table.sort_values("sector_id", ignore_index=True)
 
 
+def _read_reports(
+    path: Path, city: City, store_url: str | None, format_name: str | None
+) -> "ReportFile":
+    """The reports of a file in the project's own format, or by the mapping of another one."""
+    from ueloc_core.measurement.log_files import read_log_file  # noqa: PLC0415
+    from ueloc_core.measurement.log_presets import mapping_named  # noqa: PLC0415
+    from ueloc_core.measurement.report_files import read_report_file  # noqa: PLC0415
+
+    mapping = None if format_name is None else mapping_named(format_name)
+    known = _sectors(city, store_url)
+    if mapping is None:
+        return read_report_file(path, known["sector_id"].tolist(), city)
+    return read_log_file(path, mapping, known, city)
+
+
 def _locator(city: City, store_url: str | None) -> "Locator":
     from ueloc_core.localization.localize import Locator  # noqa: PLC0415
 
@@ -399,6 +455,23 @@ def _locate(locator: "Locator", file: "ReportFile", city: City) -> "pd.DataFrame
             tables.append(fix_table(fixes, file.report_ids[batch], city))
             bar.update(len(fixes))
     return pd.concat(tables, ignore_index=True)
+
+
+def _tell_distances(table: "pd.DataFrame", file: "ReportFile") -> None:
+    """How far the estimates lie from the positions that the file states, if it does."""
+    import numpy as np  # noqa: PLC0415
+
+    apart_m = np.hypot(
+        table["x_m"].to_numpy() - file.reports["x_m"].to_numpy(),
+        table["y_m"].to_numpy() - file.reports["y_m"].to_numpy(),
+    )
+    apart_m = apart_m[np.isfinite(apart_m)]
+    if len(apart_m):
+        click.echo(
+            f"from the {len(apart_m)} stated positions: median {np.median(apart_m):.0f} m, "
+            f"90% within {np.quantile(apart_m, 0.9):.0f} m",
+            err=True,
+        )
 
 
 def _tell_bad_rows(bad_rows: "Sequence[BadRow]", path: Path | None) -> None:
