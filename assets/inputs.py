@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from ueloc_core.radio.atlas import MapAtlas
 
+WORLD_STAGES = {"scenes": "world_scene", "sites": "world_sites", "maps": "world_radio_map"}
+"""Stages of the world, as `AtlasInputs.require` takes them."""
+
 SCENE_GEOMETRY = ("scene.xml", "scene.json", "meshes", "context.zarr", "terrain.zarr")
 
 
@@ -36,9 +39,16 @@ class AtlasInputs:
 
     @classmethod
     def require(
-        cls, store: Store, city: City, tiles: Iterable[str], *, maps: str = "radio_map"
+        cls,
+        store: Store,
+        city: City,
+        tiles: Iterable[str],
+        *,
+        scenes: str = "scene",
+        sites: str = "sites",
+        maps: str = "radio_map",
     ) -> "AtlasInputs":
-        """The artifacts of some tiles; ``maps`` names the stage that traced the radio maps.
+        """The artifacts of some tiles: the twin's, or those of the stages that are named.
 
         Raises
         ------
@@ -46,11 +56,12 @@ class AtlasInputs:
             If one of them has not been computed or is damaged.
         """
         names = list(tiles)
-        scenes, sites, radio_maps = (
-            {name: store.require(ArtifactKey(city.name, stage, name)) for name in names}
-            for stage in ("scene", "sites", maps)
+        return cls(
+            *(
+                {name: store.require(ArtifactKey(city.name, stage, name)) for name in names}
+                for stage in (scenes, sites, maps)
+            )
         )
-        return cls(scenes, sites, radio_maps)
 
     @property
     def digests(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import conforms, contract, no_leak
-from assets.inputs import AtlasInputs, content_of
+from assets.inputs import WORLD_STAGES, AtlasInputs, content_of
 from assets.partitions import (
     city_and_tile,
     city_partitions,
@@ -26,8 +26,7 @@ _MODULE = "ueloc_core.measurement.tracks"
 @dg.asset(
     partitions_def=tile_partitions,
     deps=[
-        dg.AssetDep(name, partition_mapping=tile_to_neighbours)
-        for name in ("world_radio_map", "scene", "sites")
+        dg.AssetDep(name, partition_mapping=tile_to_neighbours) for name in WORLD_STAGES.values()
     ],
     check_specs=[contract("measurements")],
     **stage("measurement", _MODULE, {"xarray", "zarr"}),
@@ -39,9 +38,7 @@ def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.
 
     city, tile = city_and_tile(context.partition_key)
     artifacts = store.open()
-    near = AtlasInputs.require(
-        artifacts, city, city.neighbour_tiles(tile.name), maps="world_radio_map"
-    )
+    near = AtlasInputs.require(artifacts, city, city.neighbour_tiles(tile.name), **WORLD_STAGES)
 
     def compute(out: Path) -> dict[str, Any]:
         from ueloc_core.measurement.tracks import build_measurements

@@ -29,7 +29,7 @@ def radio_map(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Mat
 
 @dg.asset(
     partitions_def=tile_partitions,
-    deps=["scene", "sites"],
+    deps=["world_scene", "world_sites"],
     check_specs=[contract("world_radio_map")],
     **_STAGE,
 )
@@ -37,7 +37,7 @@ def world_radio_map(
     context: dg.AssetExecutionContext, store: ArtifactStore
 ) -> dg.MaterializeResult:
     """The world's maps, through other rays than the twin's: what reports come from."""
-    return _traced(context, store, "world_radio_map", "world")
+    return _traced(context, store, "world_radio_map", "world", read=("world_scene", "world_sites"))
 
 
 def _traced(
@@ -45,6 +45,8 @@ def _traced(
     store: ArtifactStore,
     name: str,
     belief: Literal["twin", "world"],
+    *,
+    read: tuple[str, str] = ("scene", "sites"),
 ) -> dg.MaterializeResult:
     from ueloc_core.radio import radio_map as maps
     from ueloc_core.radio.cube import load_cube
@@ -53,8 +55,9 @@ def _traced(
 
     city, tile = city_and_tile(context.partition_key)
     artifacts = store.open()
-    scene = artifacts.require(ArtifactKey(city.name, "scene", tile.name))
-    sectors = artifacts.require(ArtifactKey(city.name, "sites", tile.name))
+    scene, sectors = (
+        artifacts.require(ArtifactKey(city.name, stage_name, tile.name)) for stage_name in read
+    )
 
     def compute(out: Path) -> dict[str, Any]:
         table, progress = load_sectors(sectors.path), log_progress(context)

@@ -16,6 +16,7 @@ from assets.radio_map import radio_map, world_radio_map
 from assets.resources import ArtifactStore
 from assets.scene import scene
 from assets.sites import sites
+from assets.world import world_scene, world_sites
 from pipelines.executors import build_executor
 from pipelines.jobs import ASSET_JOBS, build_regenerate_city
 from pipelines.schedules import build_schedules
@@ -26,6 +27,8 @@ ASSETS = (
     scene,
     sites,
     radio_map,
+    world_scene,
+    world_sites,
     world_radio_map,
     coverage,
     measurements,

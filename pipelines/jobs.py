@@ -14,12 +14,14 @@ from assets.partitions import city_partitions
 from pipelines.backfill import submit_backfill
 
 CITY_BEFORE_TILES = ("osm_extract",)
-TILE_STAGES = ("scene", "sites", "radio_map", "world_radio_map")
+TILE_STAGES = ("scene", "sites", "radio_map")
+TILE_AFTER_SITES = ("world_scene", "world_sites", "world_radio_map")
 TILE_AFTER_NEIGHBOURS = ("measurements",)
 CITY_AFTER_TILES = ("measurement_set", "map_error", "posterior_model", "calibration", "evaluation")
 CITY_MAPS = ("coverage",)
 """Stages in the order of the lineage; those of one line share a partition and so a run.
 
+The world of a tile reads the sites of the tiles around it, and its measurements their maps.
 No stage reads the city's maps, so they come last and keep nobody waiting.
 """
 
@@ -27,6 +29,11 @@ build_scenes = dg.define_asset_job(
     "build_scenes",
     ["scene", "sites"],
     description="Scene and sites of a tile, from the city's extract.",
+)
+build_worlds = dg.define_asset_job(
+    "build_worlds",
+    ["world_scene", "world_sites"],
+    description="The world of a tile: its scene and sites, as far from the twin as configured.",
 )
 trace_radio_maps = dg.define_asset_job(
     "trace_radio_maps",
@@ -78,6 +85,7 @@ def build_regenerate_city(assets: Sequence[dg.AssetsDefinition]) -> dg.JobDefini
 
 ASSET_JOBS = (
     build_scenes,
+    build_worlds,
     trace_radio_maps,
     map_coverage,
     simulate_measurements,

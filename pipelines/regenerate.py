@@ -26,6 +26,7 @@ from pipelines.jobs import (
     CITY_BEFORE_TILES,
     CITY_MAPS,
     TILE_AFTER_NEIGHBOURS,
+    TILE_AFTER_SITES,
     TILE_STAGES,
 )
 from pipelines.progress import Progress
@@ -35,7 +36,13 @@ from ueloc_core.provenance import ArtifactKey
 
 METHODS = ("network", "oracle", "knn", "strongest_sector")
 COLUMNS = {"median_m": "median", "p67_m": "67%", "p90_m": "90%", "coverage_90": "coverage 90%"}
-STAGES = (*CITY_BEFORE_TILES, *TILE_STAGES, *TILE_AFTER_NEIGHBOURS, *CITY_AFTER_TILES, *CITY_MAPS)
+EACH_TILE = (TILE_STAGES, TILE_AFTER_SITES, TILE_AFTER_NEIGHBOURS)
+STAGES = (
+    *CITY_BEFORE_TILES,
+    *(stage for stages in EACH_TILE for stage in stages),
+    *CITY_AFTER_TILES,
+    *CITY_MAPS,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Tally:
 def plan(city: City) -> Iterator[Step]:
     """The runs that bring a city up to date, in the order of the lineage."""
     yield Step(city.name, CITY_BEFORE_TILES)
-    for stages in (TILE_STAGES, TILE_AFTER_NEIGHBOURS):
+    for stages in EACH_TILE:
         for tile in city.tile_names:
             yield Step(tile_key(city, tile), stages)
     yield Step(city.name, CITY_AFTER_TILES)

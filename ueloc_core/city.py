@@ -35,6 +35,7 @@ from ueloc_core.city_sections import (
 from ueloc_core.errors import CityError
 from ueloc_core.grid import BLOCK_CELLS, Tile, Window, sector_window, tiles_over
 from ueloc_core.measurement.settings import MeasurementConfig
+from ueloc_core.world.settings import WorldConfig
 
 CITIES_DIR = Path(__file__).resolve().parent.parent / "cities"
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where it is built
@@ -49,7 +50,7 @@ SPLITS = ("train", "validation", "calibration", "test")
 
 
 class City(Section):
-    """A city: its source, geometry, radio network and splits."""
+    """A city: its source, geometry, radio network, the world's differences and splits."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     title: str = ""
@@ -65,6 +66,7 @@ class City(Section):
     radio: RadioConfig = RadioConfig()
     site_plan: SitePlanConfig = SitePlanConfig()
     ray_tracing: RayTracingConfig = RayTracingConfig()
+    world: WorldConfig = WorldConfig()
     measurements: MeasurementConfig = MeasurementConfig()
     splits: SplitsConfig = SplitsConfig()
     training: TrainingConfig = TrainingConfig()

@@ -131,7 +131,8 @@ def finished(
 def test_every_stage_of_every_partition_was_computed(finished: Finished):
     tiles = len(finished.city.tile_names)
     counts = {name: len(tally.computed) for name, tally in finished.tallies.items()}
-    of_tiles = ("scene", "sites", "radio_map", "world_radio_map", "measurements")
+    of_tiles = {"scene", "sites", "radio_map", "measurements"}
+    of_tiles |= {"world_scene", "world_sites", "world_radio_map"}
     assert counts == {name: tiles if name in of_tiles else 1 for name in counts}
 
 
@@ -141,7 +142,7 @@ def test_every_contract_was_checked_and_kept(finished: Finished):
         for key in graph.asset_check_keys:
             (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
             assert record.status.value == "SUCCEEDED", key
-    assert len(graph.asset_check_keys) == 12
+    assert len(graph.asset_check_keys) == 14
 
 
 def test_parameters_of_the_fingerprint_cover_what_a_stage_reads(finished: Finished):

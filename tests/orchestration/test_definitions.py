@@ -76,6 +76,7 @@ def test_every_asset_says_what_it_is(pipeline):
     expected_groups = {
         "geodata": {"osm_extract", "scene"},
         "radio": {"sites", "radio_map", "world_radio_map", "coverage"},
+        "world": {"world_scene", "world_sites"},
         "measurement": {"measurements", "measurement_set", "map_error"},
         "localization": {"posterior_model", "calibration"},
         "evaluation": {"evaluation"},
@@ -110,14 +111,20 @@ def test_lineage(pipeline):
     twin = {"radio_map", "scene", "sites"}
     assert parents["osm_extract"] == set()
     assert parents["scene"] == parents["sites"] == {"osm_extract"}
-    assert parents["radio_map"] == parents["world_radio_map"] == {"scene", "sites"}
-    assert parents["measurements"] == {"world_radio_map", "scene", "sites"}
-    assert parents["measurement_set"] == {"measurements"}
+    assert parents["radio_map"] == {"scene", "sites"}
+    assert parents["world_scene"] == {"osm_extract", "scene", "sites"}
+    assert parents["world_sites"] == {"scene", "sites", "world_scene"}
+    assert parents["world_radio_map"] == {"world_scene", "world_sites"}
+    assert parents["measurements"] == {"world_radio_map", "world_scene", "world_sites"}
+    assert parents["measurement_set"] == {"measurements", "sites"}
     assert parents["map_error"] == {"measurement_set"} | twin
     assert parents["posterior_model"] == {"measurement_set", "map_error"} | twin
     assert parents["coverage"] == twin
     assert not any("coverage" in read for read in parents.values())  # nobody waits for it
-    assert "world_radio_map" not in parents["evaluation"]  # the locator never sees the world
+    # the locator never sees the world: reports alone come from it
+    world = {"world_scene", "world_sites", "world_radio_map"}
+    reads_the_world = {name for name, read in parents.items() if read & world}
+    assert reads_the_world == {"world_sites", "world_radio_map", "measurements"}
 
 
 def test_ray_tracing_and_training_take_turns(pipeline):
@@ -135,6 +142,7 @@ def test_jobs(pipeline):
     names = {job.name for job in pipeline.definitions.defs.resolve_all_job_defs()}
     assert names >= {
         "build_scenes",
+        "build_worlds",
         "trace_radio_maps",
         "map_coverage",
         "simulate_measurements",
@@ -161,7 +169,10 @@ def test_a_tile_reads_its_neighbours_and_a_city_all_its_tiles(pipeline, quick_ci
 
     near = {f"synthetic/{name}" for name in city.neighbour_tiles(tile)}
     everywhere = {f"synthetic/{name}" for name in city.tile_names}
-    assert upstream("measurements", f"synthetic/{tile}", "world_radio_map") == near
+    for parent in ("world_radio_map", "world_scene", "world_sites"):
+        assert upstream("measurements", f"synthetic/{tile}", parent) == near
+    assert upstream("world_scene", f"synthetic/{tile}", "sites") == near  # masts on its buildings
+    assert upstream("world_scene", f"synthetic/{tile}", "osm_extract") == {"synthetic"}
     assert upstream("measurement_set", "synthetic", "measurements") == everywhere
     assert upstream("scene", f"synthetic/{tile}", "osm_extract") == {"synthetic"}
 

@@ -1,0 +1,1 @@
+"""The world that reports come from, where it differs from the twin that the locator holds."""
