@@ -246,6 +246,22 @@ def test_a_log_in_the_wrong_unit_is_one_line(store, tmp_path):
     assert_one_line(result, "column NR_SS_RSRP looks like", "drive.csv", "nr_code")
 
 
+def test_estimates_are_compared_with_the_positions_that_a_file_states(capsys):
+    from types import SimpleNamespace
+
+    from ueloc_core.cli import _tell_distances
+
+    fixes = pd.DataFrame({"x_m": [3.0, 0.0, 9.0], "y_m": [4.0, 0.0, 9.0]})
+    stated = {"x_m": np.array([0.0, 0.0, np.nan]), "y_m": np.array([0.0, 15.0, np.nan])}
+    reports = {name: pd.Series(values) for name, values in stated.items()}
+    _tell_distances(fixes, SimpleNamespace(reports=reports))
+    told = capsys.readouterr().err
+    assert "2 stated positions: median 10 m, 90% within 14 m" in told
+    nowhere = {name: pd.Series(np.full(3, np.nan)) for name in reports}
+    _tell_distances(fixes, SimpleNamespace(reports=nowhere))
+    assert capsys.readouterr().err == ""
+
+
 BOX = "24.93973,60.17002,24.94573,60.17272"
 
 

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +19,7 @@ from ueloc_core.radio.link import timing_advance_step_m
 from ueloc_core.radio.schemas import SectorSchema
 
 CITY = load_city("helsinki")
+REPOSITORY = Path(__file__).parents[2]
 X0, Y0 = (round(side) for side in CITY.bounds_m[:2])
 
 
@@ -505,6 +509,33 @@ def test_an_unknown_format_names_the_known_ones(tmp_path):
         mapping_named("tems")
     with pytest.raises(ReportError, match="cannot be read"):
         mapping_named(str(tmp_path / "none.yaml"))
+
+
+def test_the_documented_mapping_is_one(tmp_path):
+    text = (REPOSITORY / "docs" / "reports.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    mapping = read_mapping(written(tmp_path, example))
+    assert mapping.neighbours.count == 6
+    for name, mapping in PRESETS.items():
+        documented = text.split(f"**`{name}`**")[1].split("\n\n**")[0]
+        for _, column in mapping.quantities():
+            first = column.column[0].replace("{n}", "1")
+            assert re.search(rf"\b{first}\b", documented), (name, first)
+
+
+def test_the_example_of_a_drive_test_is_good():
+    path = REPOSITORY / "examples" / "helsinki_drive_test.csv"
+    table = pd.read_csv(path)
+    pcis = pd.unique(table.filter(regex="_PCI$").to_numpy().ravel())
+    pcis = pcis[~np.isnan(pcis)].astype(int)
+    x_m, y_m = (X0 + 500.0, Y0 + 700.0)
+    here = pd.concat([SECTORS[:1]] * len(pcis), ignore_index=True)
+    here = here.assign(sector_id=1000 + pcis, site_id=1000 + pcis, pci=pcis, x_m=x_m, y_m=y_m)
+    file = read_log_file(path, PRESETS["drive_test"], here.assign(sector_name=""), CITY)
+    assert file.bad_rows == []
+    assert len(file.report_ids) == len(table) - 1
+    assert file.skipped["rows of another radio technology"] == 1
+    assert np.isfinite(file.reports.x_m).all()
 
 
 # -- units --------------------------------------------------------------------------------------

@@ -145,7 +145,10 @@ def _plain(value: Any) -> str:
 
 
 def _read_csv(path: Path, delimiter: str) -> TextTable:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"it cannot be read ({error.strerror})", where=str(path)) from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
