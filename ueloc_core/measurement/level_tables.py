@@ -9,21 +9,37 @@ are near, and the map's error where the place is the same. `TrackLevels` adds th
 evidence up before these are integrated out.
 """
 
+import functools
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.levels import ONE_HIT_DB, LevelLikelihood, LevelMaps
+from ueloc_core.measurement.levels import (
+    ONE_HIT_DB,
+    LevelLikelihood,
+    LevelMaps,
+    by_site,
+    shared_out,
+    smoothed,
+)
 
 _FIRST_DBM, _LAST_DBM = -240.0, 10.0
 _NODES_PER_STEP = 5  # within a step of the shifts
 _SPREADS_DB = (0.3, 40.0, 30)  # smallest, largest, and how many
-_LIVELY_NATS = 25.0
+_LIVELY_NATS = 18.0
 _PLACES = 2048  # at once: bounds the memory
 _CORE_NODES, _CORE_REACH = 15, 3.5
+
+Groups = tuple[tuple[int, ...], ...]
+"""The reports of a track by the places that they come from: positions of each place's reports."""
+
+
+def default_groups(reports: int, places: int) -> Groups:
+    """All reports from one place, or each from its own."""
+    everyone = tuple(range(reports))
+    return (everyone,) if places == 1 else tuple((t,) for t in everyone)
 
 
 class LevelTables:
@@ -110,19 +126,35 @@ class LevelTables:
             How many steps the shifts reach to either side.
         """
         _, _, classes, nodes = self.table.shape
-        offset = _NODES_PER_STEP * torch.arange(-shifts, shifts + 1)
         place = (mean_dbm - _FIRST_DBM) / self._node_db
-        place = place.clamp(_NODES_PER_STEP * shifts, nodes - 2 - _NODES_PER_STEP * shifts)
+        margin = _NODES_PER_STEP * (shifts + 1)
+        place = place.clamp(margin, nodes - 1 - margin)
         width = (spread_db.log() - self._log_low) / self._log_ratio
         width = width.clamp(0, classes - 1.001)
         node, row = place.detach().floor().long(), width.detach().floor().long()
         part, share = (place - node)[..., None], (width - row)[..., None]
         first = (self._of_sector[:, None] * 2 + (~hit).long()) * classes + row
-        index = (first * nodes + node)[..., None] + offset
-        flat = self.table.reshape(-1)
-        lower = flat[index] * (1 - part) + flat[index + 1] * part
-        upper = flat[index + nodes] * (1 - part) + flat[index + nodes + 1] * part
-        return lower * (1 - share) + upper * share
+        # shifts are whole steps, so that in this order each look-up is one run of numbers
+        steps = self.table.flatten(0, 2)[:, : nodes - nodes % _NODES_PER_STEP]
+        steps = steps.unflatten(1, (-1, _NODES_PER_STEP)).transpose(1, 2).contiguous()
+        runs = steps.unfold(2, 2 * shifts + 1, 1)
+
+        def read(of_row: Tensor, of_node: Tensor) -> Tensor:
+            start = of_node // _NODES_PER_STEP - shifts
+            return runs[of_row, of_node % _NODES_PER_STEP, start]
+
+        lower = torch.lerp(read(first, node), read(first, node + 1), part)
+        upper = torch.lerp(read(first + 1, node), read(first + 1, node + 1), part)
+        return torch.lerp(lower, upper, share)
+
+    def nearest(self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor) -> Tensor:
+        """The same at no shift, from the nearest entry, shape (sector, place)."""
+        _, _, classes, nodes = self.table.shape
+        node = ((mean_dbm - _FIRST_DBM) / self._node_db).round_().clamp_(0, nodes - 1)
+        width = ((spread_db.log() - self._log_low) / self._log_ratio).round_()
+        block = self._of_sector[:, None] * 2 + (~hit).long()
+        index = (block * classes + width.clamp_(0, classes - 1).long()) * nodes + node.long()
+        return self.table.flatten()[index]
 
 
 def log_prob_over(
@@ -130,7 +162,7 @@ def log_prob_over(
 ) -> Tensor:
     """Log-likelihood of the levels of n reports at many places, shape (n, place).
 
-    Places that the sectors' marginal likelihoods put 25 nats below the best keep that value;
+    Places that the sectors' marginal likelihoods put 18 nats below the best keep that value;
     all others get the likelihood in which the shared errors are integrated out.
 
     Parameters
@@ -164,71 +196,83 @@ class TrackLevels:
 
     def __init__(self, likelihood: LevelLikelihood, reports: ReportBatch) -> None:
         self.likelihood, self.reports = likelihood, reports
+        self._tables: dict[tuple[int, ...], LevelTables] = {}
+        self._wide: dict[tuple[int, ...], LevelTables] = {}
 
-    def at(self, maps: LevelMaps, *, shared: float = 1.0, exact: bool = False) -> Tensor:
+    def at(
+        self,
+        maps: LevelMaps,
+        *,
+        shared: float = 1.0,
+        exact: bool = False,
+        groups: Groups | None = None,
+    ) -> Tensor:
         """Log-likelihood at places or along paths, shape (place,).
+
+        Shadowing in different grid cells is taken as equally correlated: a share `shared` of its
+        variance is one for the whole path, the rest is drawn anew in each grid cell. Within a
+        site the rest is common to all sectors; that it is in part common to all sites as well is
+        left out (`tests/measurement/test_tracks.py` states the error).
 
         Parameters
         ----------
         maps
-            One row: all reports come from the same place. T rows: the place of each report
-            along each path, places in different grid cells.
+            One row for each group: the places that its reports come from, different grid cells.
         shared
             Mean correlation of the shadowing between the places of a path.
         exact
-            Integrate at all places, also where the marginal likelihood is 25 nats below the best.
+            Integrate at all places, also where the marginal likelihood is 18 nats below the best.
+        groups
+            Which reports come from one place. By default all of them where the maps have one
+            row, each on its own where they have T.
         """
-        count = len(self.reports)
-        moving = count > 1 and len(maps) > 1
-        common, own, rest = self.likelihood.shift_weights(shared if moving else 1.0)
-        together = count > 1 and not moving
-        groups = [self.reports] if together else [self.reports[t : t + 1] for t in range(count)]
-        sectors = maps.rsrp_dbm.shape[1]
-        tables = [
-            LevelTables(self.likelihood, group, sectors, with_tail=not together) for group in groups
-        ]
-        noise = (maps.noise_db**2 + rest) ** 0.5 if rest else maps.noise_db
-        maps = replace(maps, noise_db=noise)
-        result = self._marginal(tables, maps, together=together)
+        groups = default_groups(len(self.reports), len(maps)) if groups is None else groups
+        common, own, apart = self.likelihood.shift_weights(shared if len(groups) > 1 else 1.0)
+        result = self._marginal(groups, maps)
         lively = torch.arange(maps.rsrp_dbm.shape[2])
         if not exact:
             lively = torch.nonzero(result.detach() > result.detach().max() - _LIVELY_NATS)[:, 0]
-        shifts = (len(common) + len(own)) // 2 - 1
+        shifts = (len(common) + len(own) + len(apart) - 3) // 2
         parts = []
         for start in range(0, len(lively), _PLACES):
             near = maps.places(lively[start : start + _PLACES])
             each = [
-                self._evidence(table, near.row(t), shifts, together=together)
-                for t, table in enumerate(tables)
+                smoothed(by_site(self._evidence(group, near.row(k), shifts), maps.site), apart)
+                for k, group in enumerate(groups)
             ]
-            evidence = torch.stack(each).sum(dim=0)
-            parts.append(self.likelihood.nested(evidence, maps.site, common, own))
+            parts.append(shared_out(functools.reduce(torch.add, each), common, own))
         result = result.index_copy(0, lively, torch.cat(parts))
         return result * float(self.likelihood.map_error.level_exponent)
 
-    def _marginal(self, tables: list[LevelTables], maps: LevelMaps, *, together: bool) -> Tensor:
+    def _table(self, group: tuple[int, ...], sectors: int) -> LevelTables:
+        if group not in self._tables:
+            self._tables[group] = LevelTables(
+                self.likelihood, self.reports[list(group)], sectors, with_tail=len(group) == 1
+            )
+        return self._tables[group]
+
+    def _marginal(self, groups: Groups, maps: LevelMaps) -> Tensor:
         """Sum of the sectors' marginal log-likelihoods at all places."""
         like = self.likelihood
         shared = sum(
             float((w * (like.step_db * (torch.arange(len(w)) - len(w) // 2)) ** 2).sum())
-            for w in like.shift_weights()[:2]
+            for w in like.shift_weights()
         )
         total = torch.zeros(maps.rsrp_dbm.shape[2])
-        for t, table in enumerate(tables):
-            row = maps.row(t)
-            mean, spread, hit = (v[0] for v in like.mean_and_spread(row))
-            wide = table.smeared(shared)
-            if together:  # the map's error is in no table: let the spread stand for it
+        for k, group in enumerate(groups):
+            mean, spread, hit = (v[0] for v in like.mean_and_spread(maps.row(k)))
+            if group not in self._wide:
+                self._wide[group] = self._table(group, len(mean)).smeared(shared)
+            if len(group) > 1:  # the map's error is in no table: let the spread stand for it
                 hit = torch.zeros_like(hit)
-            total = total + wide.at(mean, spread, hit, 0)[..., 0].sum(dim=0)
+            total = total + self._wide[group].nearest(mean, spread, hit).sum(dim=0)
         return total
 
-    def _evidence(
-        self, table: LevelTables, maps: LevelMaps, shifts: int, *, together: bool
-    ) -> Tensor:
+    def _evidence(self, group: tuple[int, ...], maps: LevelMaps, shifts: int) -> Tensor:
         """Log-likelihood of each sector at places under shifts, shape (sector, place, shift)."""
         mean, spread, hit = (v[0] for v in self.likelihood.mean_and_spread(maps))
-        if not together:
+        table = self._table(group, len(mean))
+        if len(group) == 1:
             return table.at(mean, spread, hit, shifts)
         return self._same_place(table, maps, mean, spread, hit, shifts)
 
