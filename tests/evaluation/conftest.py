@@ -9,8 +9,12 @@ import pytest
 import shapely
 
 from ueloc_core.evaluation.map_figures import PosteriorExample
-from ueloc_core.evaluation.metrics import hpd_area_m2, hpd_level
+from ueloc_core.evaluation.metrics import METHODS
+from ueloc_core.evaluation.ranks import energy_rank, hpd_level, pit, tarp_rank, tarp_references
+from ueloc_core.evaluation.scores import energy_score, hpd_area_m2
+from ueloc_core.evaluation.strata import MOBILITIES, TEST_SPLITS
 from ueloc_core.grid import Window
+from ueloc_core.measurement.scenarios import SCENARIOS
 
 WINDOW = Window(column=100, row=200, columns=50, rows=40, cell_m=4.0)
 
@@ -28,9 +32,9 @@ class GaussianWorld:
         x0, y0, x1, y1 = WINDOW.bounds_m
         return rng.uniform(x0, x1, self.count), rng.uniform(y0, y1, self.count)
 
-    def masses(self, sigma_m=None, outside=0.0):
+    def masses(self, sigma_m=None, outside=0.0, shift_m=0.0):
         """Posterior masses [count, rows, columns] of a locator that believes in `sigma_m`."""
-        x_m, y_m = self.centres()
+        x_m, y_m = (centre_m + shift_m for centre_m in self.centres())
         along_x = (WINDOW.x_centres_m - x_m[:, None]) ** 2
         along_y = (WINDOW.y_centres_m - y_m[:, None]) ** 2
         squared = along_y[:, :, None] + along_x[:, None, :]
@@ -48,6 +52,28 @@ class GaussianWorld:
         row, column = self.truths()
         u = np.random.default_rng(self.seed + 2).random(self.count)
         return hpd_level(self.masses(sigma_m), row, column, u)
+
+    def judged(self, **belief):
+        """Columns of the fixes that judge the posteriors of a belief (see `masses`)."""
+        mass = self.masses(**belief)
+        cell = self.truths()
+        rng = np.random.default_rng(self.seed + 3)
+        east_m, north_m = (
+            (index + rng.random(self.count)) * WINDOW.cell_m for index in (cell[1], cell[0])
+        )
+        energy = energy_score(mass, east_m, north_m, WINDOW.cell_m)
+        pit_x, pit_y = pit(mass, *cell, rng.random((self.count, 2)))
+        reference = tarp_references(self.count, *WINDOW.shape, seed=self.seed + 4)
+        return {
+            "hpd_level": hpd_level(mass, *cell, rng.random(self.count)),
+            "area90_m2": hpd_area_m2(mass, 0.9, WINDOW.cell_m).astype(float),
+            "energy_score_m": energy.score_m,
+            "sharpness_m": energy.sharpness_m,
+            "energy_rank": energy_rank(mass, *cell, rng.random(self.count)),
+            "pit_x": pit_x,
+            "pit_y": pit_y,
+            "tarp": tarp_rank(mass, *cell, rng.random(self.count), reference_cells=reference),
+        }
 
 
 def fixes_of_gaussians(world=None, methods=("network", "oracle", "knn", "strongest_sector")):
@@ -92,6 +118,34 @@ def fixes_of_gaussians(world=None, methods=("network", "oracle", "knn", "stronge
     return pd.concat(parts, ignore_index=True)
 
 
+def fixes_of_all_methods(world=None):
+    """Fixes of every method with every column: ranks, scores and circumstances."""
+    world = world or GaussianWorld(count=400)
+    fixes = fixes_of_gaussians(world, ("network", "oracle", "knn", "strongest_sector"))
+    one = {m: part.reset_index(drop=True) for m, part in fixes.groupby("method")}
+    rng = np.random.default_rng(8)
+    n = world.count
+    circumstances = {
+        "line_of_sight": np.where(rng.random(n) < 0.1, np.nan, rng.random(n)),
+        "heard": rng.integers(1, 9, n),
+        "site_distance_m": rng.uniform(5, 600, n),
+        "scenario": rng.choice(SCENARIOS, n),
+        "mobility": rng.choice([*MOBILITIES, None], n),
+        "split": rng.choice(TEST_SPLITS, n),
+    }
+    beliefs = {"network": 1.0, "network_refined": 0.8, "oracle": 1.0, "grid_bayes_twin": 0.5}
+    parts = []
+    for method in METHODS:
+        alike = "oracle" if "bayes" in method else "network" if method in beliefs else "knn"
+        own = one.get(method, one[alike]).assign(method=method, latency_ms=12.0, **circumstances)
+        if method in beliefs:
+            own = own.assign(**world.judged(sigma_m=beliefs[method] * world.sigma_m))
+        else:
+            own = own.assign(energy_score_m=own["error_m"])
+        parts.append(own)
+    return pd.concat(parts, ignore_index=True)
+
+
 def training_history():
     rows = [
         (epoch, split, term, start / epoch + (0.2 if split == "validation" else 0.0))
@@ -110,6 +164,11 @@ def gaussian_world():
 @pytest.fixture(scope="session")
 def fixes():
     return fixes_of_gaussians()
+
+
+@pytest.fixture(scope="session")
+def all_fixes():
+    return fixes_of_all_methods()
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
-from ueloc_core.evaluation import figures, map_figures
+from ueloc_core.errors import UelocError
+from ueloc_core.evaluation import calibration_figures, figures, map_figures, palette
+from ueloc_core.evaluation.metrics import METHODS
+from ueloc_core.evaluation.strata import STRATA
 from ueloc_core.grid import Window
 
 
@@ -74,8 +78,107 @@ def test_training_curves_of_one_epoch(history):
 
 
 def test_every_method_has_its_own_colour():
-    colours = [figures._colour(method) for method in figures.LABELS]
-    assert len(set(colours)) == len(colours)
+    others = ("kalman", "hopfield", "rnn")
+    for look in (palette.colour, palette.marker):
+        assert len({look(method) for method in METHODS}) == len(METHODS)
+    assert {palette.colour(m) for m in others}.isdisjoint(palette.colour(m) for m in METHODS)
+    assert set(METHODS) == set(figures.LABELS) == set(figures.SHORT_LABELS)
+
+
+def legend_of(figure):
+    return [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+
+
+def test_success_bars_are_the_shares(all_fixes):
+    figure = figures.success_bars(all_fixes, radii_m=(10.0, 30.0))
+    axes = figure.axes[0]
+    assert legend_of(figure) == [figures.SHORT_LABELS[m] for m in METHODS]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["within 10 m", "within 30 m"]
+    bars = [c for c in axes.containers if hasattr(c, "patches")]
+    for method, drawn in zip(METHODS, bars, strict=True):
+        error_m = all_fixes.loc[all_fixes["method"] == method, "error_m"]
+        shares = [100 * (error_m <= r).mean() for r in (10, 30)]
+        assert [bar.get_height() for bar in drawn] == pytest.approx(shares)
+    figures.png(figure)
+
+
+def test_errors_by_stratum_are_the_quantiles(all_fixes):
+    heard = next(s for s in STRATA if s.name == "heard")
+    figure = figures.error_by_stratum(all_fixes, [heard])
+    axes = figure.axes[0]
+    own = all_fixes[all_fixes["method"] == "oracle"]
+    groups = own.groupby(heard.of(own), observed=True)["error_m"]
+    rows = [t.get_text() for t in axes.get_yticklabels()]
+    assert rows == [f"{value}  ({n})" for value, n in groups.size().items()]
+    filled = next(line for line in axes.lines if line.get_label() == "Oracle")
+    assert list(filled.get_xdata()) == pytest.approx(groups.median().tolist())
+    assert axes.yaxis_inverted()
+    figures.png(figure)
+
+
+def test_reliability_by_stratum_is_the_coverage_with_exact_intervals(all_fixes):
+    figure = calibration_figures.reliability_by_stratum(all_fixes)
+    axes = figure.axes[0]
+    assert legend_of(figure) == [
+        figures.SHORT_LABELS[m] for m in ("network", "network_refined", "oracle", "grid_bayes_twin")
+    ]
+    assert any(title.get_text() == "Sectors heard" for title in axes.texts)
+    drawn = axes.containers[0]
+    points, _, (bars,) = drawn.lines
+    own = all_fixes[(all_fixes["method"] == "network") & (all_fixes["split"] == "test_area")]
+    hits = int((own["hpd_level"] <= 0.9).sum())
+    assert points.get_xdata()[0] == pytest.approx(100 * hits / len(own))
+    interval = stats.binomtest(hits, len(own)).proportion_ci(method="exact")
+    assert bars.get_segments()[0][:, 0] == pytest.approx([100 * interval.low, 100 * interval.high])
+    figures.png(figure)
+
+
+def test_coverage_by_stratum_has_a_panel_per_part(all_fixes):
+    heard = next(s for s in STRATA if s.name == "heard")
+    figure = calibration_figures.coverage_by_stratum(all_fixes, heard)
+    assert [a.get_title().split()[0] for a in figure.axes] == list(heard.values)
+    own = all_fixes[(all_fixes["method"] == "oracle") & (all_fixes["heard"] == 1)]
+    line = next(x for x in figure.axes[0].lines if x.get_label().startswith("Oracle"))
+    expected = [100 * (own["hpd_level"] <= q / 100).mean() for q in line.get_xdata()]
+    assert list(line.get_ydata()) == pytest.approx(expected)
+    assert len(legend_of(figure)) == 4
+    figures.png(figure)
+
+
+def test_transforms_are_counted(all_fixes):
+    figure = calibration_figures.pit_histograms(all_fixes)
+    assert len(figure.axes) == 8
+    for axes in figure.axes:
+        heights = axes.patches[-1].get_data().values
+        assert heights.mean() == pytest.approx(1.0)
+    some = all_fixes.copy()
+    some.loc[some["hpd_level"] > 0.5, ["pit_x", "pit_y"]] = np.nan  # outside of their windows
+    assert "(400)" not in calibration_figures.pit_histograms(some).axes[0].get_title(loc="left")
+    figures.png(figure)
+
+
+def test_tarp_draws_methods_with_a_density(all_fixes):
+    figure = calibration_figures.tarp(all_fixes)
+    shown = texts(figure)
+    assert "Network" in shown
+    assert not any("kNN" in t for t in shown)
+    line = next(x for x in figure.axes[0].lines if x.get_label() == "Grid Bayes on the twin")
+    assert line.get_ydata()[0] > line.get_xdata()[0]  # too narrow: steep at the ends
+    figures.png(figure)
+
+
+@pytest.mark.parametrize(
+    ("draw", "why"),
+    [
+        (calibration_figures.tarp, "'tarp'"),
+        (calibration_figures.pit_histograms, "'pit_x'"),
+        (calibration_figures.reliability_by_stratum, "no stratum"),
+        (figures.error_by_stratum, "no stratum"),
+    ],
+)
+def test_what_the_fixes_lack_is_not_drawn(fixes, draw, why):
+    with pytest.raises(UelocError, match=why):
+        draw(fixes)
 
 
 @pytest.fixture

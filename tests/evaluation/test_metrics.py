@@ -11,15 +11,20 @@ from ueloc_core.evaluation.metrics import (
     Calibration,
     Coverage,
     ErrorQuantile,
+    LatencyQuantile,
+    MeanEnergyScore,
     MeanError,
     NegativeLogLikelihood,
+    RootMeanSquareError,
     Success,
     bootstrap_intervals,
+    bootstrap_ratios,
     coverage_curve,
     diagnose_coverage,
     hpd_area_m2,
     hpd_level,
     methods_in,
+    metrics_for,
     relative_to_oracle,
     stratify,
     summarise,
@@ -34,11 +39,15 @@ def test_quantiles_of_a_known_sample():
     assert ErrorQuantile(0.9).reduce(error_m) == pytest.approx(90.1)
     assert MeanError().reduce(error_m) == pytest.approx(50.5)
     assert Success(20).reduce(error_m) == pytest.approx(0.2)
+    assert RootMeanSquareError().reduce(error_m) == pytest.approx((101 * 201 / 6) ** 0.5)
+    assert LatencyQuantile(0.95).name == "latency_p95_ms"
+    assert LatencyQuantile(0.95).reduce(error_m) == pytest.approx(95.05)
 
 
 def test_names_carry_their_unit():
     assert [m.name for m in METRICS] == [
         *("median_m", "p67_m", "p90_m", "mean_m", "nll_nats", "coverage_50", "coverage_90"),
+        *("p80_m", "p95_m", "rms_m", "calibration_error"),
         *("success_5m", "success_10m", "success_20m", "success_50m"),
         *("area90_m2", "share_in_window"),
     ]
@@ -124,6 +133,93 @@ def test_bootstrap_interval_of_a_mean_is_that_of_theory():
     row = bootstrap_intervals(table, [MeanError()], resamples=2000).iloc[0]
     half_m = 1.96 * error_m.std() / np.sqrt(len(error_m))
     assert row["high"] - row["low"] == pytest.approx(2 * half_m, rel=0.1)
+
+
+def test_reports_of_a_cluster_share_their_luck():
+    """A mean over clusters of ten equal errors is as unsure as one over a tenth of the reports."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "method": "network",
+            "error_m": np.repeat(rng.gamma(4.0, 5.0, 100), 10),
+            "track": np.repeat(np.arange(100), 10),
+        }
+    )
+    widths = {}
+    for cluster in (None, "track"):
+        row = bootstrap_intervals(table, [MeanError()], resamples=2000, cluster=cluster).iloc[0]
+        widths[cluster] = row["high"] - row["low"]
+    assert widths["track"] / widths[None] == pytest.approx(10**0.5, rel=0.1)
+    half_m = 1.96 * table["error_m"].std() / 100**0.5
+    assert widths["track"] == pytest.approx(2 * half_m, rel=0.1)
+
+
+def test_single_reports_are_clusters_of_one(fixes):
+    options = {"resamples": 50, "seed": 3}
+    pd.testing.assert_frame_equal(
+        bootstrap_intervals(fixes, **options),
+        bootstrap_intervals(fixes, cluster="report", **options),
+    )
+
+
+class TestRatio:
+    def paired(self, n=400, scale=1.3):
+        """Errors that vary from report to report far more than between the two methods."""
+        rng = np.random.default_rng(0)
+        hard_m = rng.lognormal(2.0, 1.2, n)
+        parts = [
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "report": rng.permutation(n),
+                    "error_m": factor * hard_m * rng.lognormal(0, 0.05, n),
+                }
+            )
+            for method, factor in (("oracle", 1.0), ("network", scale))
+        ]
+        parts[1]["report"] = parts[0]["report"]
+        return pd.concat([parts[0], parts[1].sample(frac=1, random_state=1)], ignore_index=True)
+
+    def test_is_paired_by_report(self):
+        row = bootstrap_ratios(self.paired(), [MeanError()]).iloc[0]
+        assert (row["method"], row["metric"], row["n"]) == ("network", "mean_m", 400)
+        assert row["low"] < 1.3 < row["high"]
+        assert row["value"] == pytest.approx(1.3, rel=0.02)
+        # Unpaired, each mean would be unsure by 15%.
+        assert row["high"] - row["low"] < 0.05
+
+    def test_of_a_method_to_itself_is_one(self):
+        alike = self.paired()
+        oracle = alike[alike["method"] == "oracle"]
+        both = pd.concat([oracle, oracle.assign(method="network")])
+        row = bootstrap_ratios(both, [ErrorQuantile(0.5)], resamples=50).iloc[0]
+        assert (row["value"], row["low"], row["high"]) == (1.0, 1.0, 1.0)
+
+    def test_is_over_shared_reports(self):
+        table = self.paired()
+        few = table[(table["method"] == "network") | (table["report"] < 100)]
+        assert bootstrap_ratios(few, [MeanError()], resamples=20)["n"].tolist() == [100]
+        with pytest.raises(UelocError, match="share no report"):
+            bootstrap_ratios(table[table["method"] == "network"])
+
+    def test_of_one_report_in_two_splits(self):
+        table = self.paired()
+        twice = pd.concat(
+            [table.assign(split="test_area"), table.assign(split="test_city", error_m=1.0)]
+        )
+        row = bootstrap_ratios(twice, [MeanError()], resamples=20).iloc[0]
+        assert row["n"] == 800
+
+
+def test_scores_are_summarised_where_there_are_any(fixes, all_fixes):
+    assert metrics_for(fixes) == METRICS
+    summary = MetricSchema.validate(summarise(all_fixes)).set_index("method")
+    own = all_fixes[all_fixes["method"] == "network"]
+    assert summary.loc["network", "energy_score_m"] == pytest.approx(own["energy_score_m"].mean())
+    assert summary.loc["knn", "energy_score_m"] == pytest.approx(summary.loc["knn", "mean_m"])
+    assert np.isnan(summary.loc["knn", "sharpness_m"])
+    with pytest.raises(KeyError, match="energy_score_m"):
+        summarise(fixes, [MeanEnergyScore()])
 
 
 class TestLevel:
@@ -250,6 +346,32 @@ def test_fix_schema_refuses_a_report_twice(fixes):
         FixSchema.validate(pd.concat([fixes, fixes.iloc[:1]], ignore_index=True))
 
 
+@pytest.mark.parametrize(
+    ("method", "column", "value", "why"),
+    [
+        ("knn", "energy_score_m", 1e4, "not its error"),
+        ("network", "sharpness_m", -1.0, "greater_than"),
+        ("network", "tarp", 1.5, "in_range"),
+        ("network", "heard", 9, "in_range"),
+        ("network", "mobility", "tram", "isin"),
+        ("network", "split", "train", "isin"),
+    ],
+)
+def test_fix_schema_refuses_wrong_scores_and_circumstances(all_fixes, method, column, value, why):
+    bad = all_fixes.copy()
+    bad.loc[bad.index[bad["method"] == method][0], column] = value
+    with pytest.raises(pandera.errors.SchemaError, match=why):
+        FixSchema.validate(bad)
+
+
+def test_a_report_may_be_in_two_splits(fixes):
+    twice = pd.concat([fixes.assign(split=s) for s in ("test_area", "test_city")])
+    FixSchema.validate(twice.reset_index(drop=True))
+
+
 def test_metric_schema_refuses_quantiles_that_fall(fixes):
     with pytest.raises(pandera.errors.SchemaError, match="quantiles"):
         MetricSchema.validate(summarise(fixes).assign(p67_m=0.0))
+    with pytest.raises(pandera.errors.SchemaError, match="quantiles"):
+        MetricSchema.validate(summarise(fixes).assign(p95_m=0.0))
+    MetricSchema.validate(summarise(fixes).drop(columns=["p80_m", "p95_m", "rms_m"]))

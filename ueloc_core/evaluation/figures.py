@@ -1,30 +1,41 @@
 """Figures of an evaluation, one function each, drawn without a display.
 
-Colours follow the method in every figure and are safe for colour-blind readers (Okabe and Ito);
-lines differ in their dashes as well.
+Figures of calibration are in `ueloc_core.evaluation.calibration_figures`.
 """
 
-import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ueloc_core.evaluation.metrics import coverage_curve, fixes_of, methods_in
+from ueloc_core.evaluation.calibration_figures import coverage
+from ueloc_core.evaluation.diagnostics import share_interval
+from ueloc_core.evaluation.figures_of_merit import ErrorQuantile, Success
+from ueloc_core.evaluation.metrics import fixes_of, methods_in
+from ueloc_core.evaluation.palette import (
+    GREY,
+    LABELS,
+    LIGHT_GREY,
+    SHORT_LABELS,
+    WIDTH_IN,
+    colour,
+    line_style,
+    log_metres,
+    marker,
+    png,
+    tidy,
+)
+from ueloc_core.evaluation.strata import Stratum, by_stratum, strata_for
+from ueloc_core.evaluation.stratum_chart import stratum_chart, stratum_rows
 
-WIDTH_IN = 8.0
+__all__ = [
+    "LABELS", "SHORT_LABELS", "TERMS", "WIDTH_IN", "coverage", "error_box", "error_by_stratum",
+    "error_cdf", "error_histogram", "png", "success_bars", "training_curves",
+]  # fmt: skip
 
-LABELS = {
-    "network": "Network",
-    "oracle": "Oracle (exact grid posterior)",
-    "knn": "kNN fingerprints",
-    "strongest_sector": "Strongest-sector centroid",
-}
-SHORT_LABELS = LABELS | {"oracle": "Oracle", "strongest_sector": "Strongest sector"}
 TERMS = {
     "total": "Total loss",
     "coarse": "Coarse cross-entropy",
@@ -32,29 +43,7 @@ TERMS = {
     "physics": "Physics term",
     "nll": "Posterior",
 }
-_COLOURS = {
-    "network": "#0072B2",
-    "oracle": "#000000",
-    "knn": "#D55E00",
-    "strongest_sector": "#CC79A7",
-}
-_SPARE_COLOURS = ("#009E73", "#E69F00", "#56B4E9")
-_DASHES = {
-    "network": "-",
-    "oracle": (0, (5, 1.5)),
-    "knn": (0, (6, 1.5, 1, 1.5)),
-    "strongest_sector": ":",
-}
-_GREY = "#9a9a9a"
-_LIGHT_GREY = "#d9d9d9"
 _SMALLEST_ERROR_M = 0.5
-
-
-def png(figure: Figure, dpi: int = 130) -> bytes:
-    """A figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, facecolor="white")
-    return stream.getvalue()
 
 
 def error_histogram(fixes: pd.DataFrame) -> Figure:
@@ -66,7 +55,7 @@ def error_histogram(fixes: pd.DataFrame) -> Figure:
     for axes, method in zip(panels, methods, strict=True):
         error_m = _errors_m(fixes_of(fixes, method))
         share = np.full(len(error_m), 100 / len(error_m))
-        axes.hist(error_m, bins=edges_m, weights=share, color=_colour(method), alpha=0.75)
+        axes.hist(error_m, bins=edges_m, weights=share, color=colour(method), alpha=0.75)
         median_m = float(np.median(error_m))
         axes.axvline(median_m, color="white", linewidth=3)
         axes.axvline(median_m, color="#333333", linewidth=1.2)
@@ -79,8 +68,8 @@ def error_histogram(fixes: pd.DataFrame) -> Figure:
             fontweight="bold",
             fontsize=9,
         )
-        _tidy(axes)
-    _log_metres(panels[-1])
+        tidy(axes)
+    log_metres(panels[-1])
     panels[-1].set_xlabel("Distance between estimated and true position [m]")
     figure.supylabel("Share of reports per bin [%]", fontsize=10)
     return figure
@@ -98,10 +87,10 @@ def error_cdf(fixes: pd.DataFrame) -> Figure:
             np.concatenate([[0.0], share]),
             where="post",
             label=LABELS.get(method, method),
-            **_line(method),
+            **line_style(method),
         )
     for level, name in ((50, "median"), (67, "67%"), (90, "90%")):
-        axes.axhline(level, color=_LIGHT_GREY, linewidth=0.9, zorder=0)
+        axes.axhline(level, color=LIGHT_GREY, linewidth=0.9, zorder=0)
         axes.annotate(
             name,
             (1.0, level),
@@ -112,7 +101,7 @@ def error_cdf(fixes: pd.DataFrame) -> Figure:
             fontsize=8,
             color="#555555",
         )
-    _log_metres(axes)
+    log_metres(axes)
     axes.set(
         xlabel="Distance between estimated and true position [m]",
         ylabel="Share of reports within this distance [%]",
@@ -120,7 +109,7 @@ def error_cdf(fixes: pd.DataFrame) -> Figure:
         xlim=(max(_SMALLEST_ERROR_M, float(np.quantile(_errors_m(fixes), 0.005))), None),
     )
     axes.legend(frameon=False, loc="upper left", fontsize=9)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -140,18 +129,18 @@ def error_box(fixes: pd.DataFrame) -> Figure:
         tick_labels=[SHORT_LABELS.get(m, m) for m in methods],
     )
     for method, box in zip(methods, boxes["boxes"], strict=True):
-        box.set(facecolor=_colour(method), edgecolor=_colour(method), alpha=0.85)
+        box.set(facecolor=colour(method), edgecolor=colour(method), alpha=0.85)
     for part in ("whiskers", "caps"):
         for index, line in enumerate(boxes[part]):
-            line.set(color=_colour(methods[index // 2]), linewidth=1.4)
-    _log_metres(axes)
+            line.set(color=colour(methods[index // 2]), linewidth=1.4)
+    log_metres(axes)
     axes.set_xlabel(
         "Distance between estimated and true position [m]\n"
         "box: quartiles and median, whiskers: 5th to 95th percentile"
     )
-    axes.grid(axis="x", color=_LIGHT_GREY, linewidth=0.7)
+    axes.grid(axis="x", color=LIGHT_GREY, linewidth=0.7)
     axes.set_axisbelow(True)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -172,15 +161,15 @@ def training_curves(history: pd.DataFrame) -> Figure:
                     by_epoch.index,
                     by_epoch.to_numpy(),
                     style,
-                    color=_COLOURS["network"] if split == "validation" else _GREY,
+                    color=colour("network") if split == "validation" else GREY,
                     marker="o",
                     markersize=3,
                     label=split,
                 )
         axes.set_title(TERMS.get(term, term), fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(color=_LIGHT_GREY, linewidth=0.6)
-        _tidy(axes)
+        axes.grid(color=LIGHT_GREY, linewidth=0.6)
+        tidy(axes)
     for axes in panels[len(terms) :]:
         axes.remove()
     for index in range(max(0, len(terms) - columns), len(terms)):
@@ -191,48 +180,71 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def coverage(fixes: pd.DataFrame, confidence: float = 0.95) -> Figure:
-    """How often regions of a stated probability held the truth, for methods with a density."""
-    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+def success_bars(
+    fixes: pd.DataFrame, radii_m: tuple[float, ...] = (5.0, 10.0, 20.0, 50.0)
+) -> Figure:
+    """Share of fixes within given distances of the truth, with exact 95% intervals."""
+    methods = methods_in(fixes)
+    figure = Figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color=_GREY, linewidth=1)
-    drawn_band = False
-    for method in methods_in(fixes):
-        levels = fixes_of(fixes, method)["hpd_level"].dropna()
-        if levels.empty:
-            continue
-        curve = 100 * coverage_curve(levels, confidence=confidence)
-        if not drawn_band:
-            axes.fill_between(
-                curve["nominal"],
-                curve["low"],
-                curve["high"],
-                color=_LIGHT_GREY,
-                linewidth=0,
-                label=f"calibrated, {100 * confidence:.0f}% of samples of {len(levels)}",
-            )
-            drawn_band = True
-        axes.plot(
-            curve["nominal"],
-            curve["empirical"],
-            marker="o",
-            markersize=3.5,
-            label=LABELS.get(method, method),
-            **_line(method),
+    width = 0.84 / len(methods)
+    for k, method in enumerate(methods):
+        own = fixes_of(fixes, method)
+        error_m = own["error_m"].to_numpy(np.float64)
+        share = np.array([float(Success(r).reduce(error_m)) for r in radii_m])
+        low, high = share_interval(share, len(own))
+        axes.bar(
+            np.arange(len(radii_m)) + (k - (len(methods) - 1) / 2) * width,
+            100 * share,
+            0.9 * width,
+            yerr=100 * np.stack([share - low, high - share]),
+            error_kw={"elinewidth": 0.9, "ecolor": GREY},
+            color=colour(method),
+            label=SHORT_LABELS.get(method, method),
         )
-    axes.text(4, 62, "regions too large:\nconservative", fontsize=8.5, color="#555555")
-    axes.text(
-        96, 30, "regions too small:\noverconfident", fontsize=8.5, color="#555555", ha="right"
+    axes.set_xticks(range(len(radii_m)), [f"within {r:g} m" for r in radii_m])
+    axes.set(ylabel="Share of reports [%]", ylim=(0, 100))
+    axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.7)
+    axes.set_axisbelow(True)
+    figure.legend(frameon=False, fontsize=8.5, loc="outside upper center", ncols=4)
+    tidy(axes)
+    return figure
+
+
+def error_by_stratum(fixes: pd.DataFrame, strata: Sequence[Stratum] | None = None) -> Figure:
+    """Median (filled) and 90th percentile (open) of the error in each part of each stratum.
+
+    Parameters
+    ----------
+    fixes
+        Table of fixes.
+    strata
+        How to divide them; all that the fixes have columns for by default.
+
+    Raises
+    ------
+    UelocError
+        If there is no stratum.
+    """
+    chosen = strata_for(fixes) if strata is None else strata
+    table = by_stratum(fixes, chosen, metrics=(ErrorQuantile(0.5), ErrorQuantile(0.9)))
+    figure, axes = stratum_chart(table, chosen)
+    for method, part, y in stratum_rows(table):
+        low, high = (np.maximum(part[c], _SMALLEST_ERROR_M) for c in ("median_m", "p90_m"))
+        style: dict[str, Any] = {
+            "color": colour(method),
+            "marker": marker(method),
+            "markersize": 4.5,
+        }
+        axes.hlines(y, low, high, color=colour(method), linewidth=1.1, alpha=0.55)
+        name = SHORT_LABELS.get(method, method)
+        axes.plot(low, y, linestyle="none", label=name, **style)
+        axes.plot(high, y, linestyle="none", markerfacecolor="white", **style)
+    log_metres(axes)
+    axes.set_xlabel(
+        "Distance between estimated and true position [m]\nfilled: median, open: 90th percentile"
     )
-    axes.set(
-        xlabel="Stated probability of the region [%]",
-        ylabel="Share of true positions inside it [%]",
-        xlim=(0, 100),
-        ylim=(0, 100),
-        aspect="equal",
-    )
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
-    _tidy(axes)
+    figure.legend(frameon=False, fontsize=8.5, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -244,26 +256,3 @@ def _log_edges(error_m: NDArray[np.float64]) -> NDArray[np.float64]:
 def _errors_m(fixes: pd.DataFrame) -> NDArray[np.float64]:
     """Errors [m], lifted to the left end of the logarithmic axis."""
     return np.asarray(np.maximum(fixes["error_m"].to_numpy(np.float64), _SMALLEST_ERROR_M))
-
-
-def _log_metres(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _colour(method: str) -> str:
-    return _COLOURS.get(method) or _SPARE_COLOURS[sum(map(ord, method)) % len(_SPARE_COLOURS)]
-
-
-def _line(method: str) -> dict[str, Any]:
-    return {
-        "color": _colour(method),
-        "linestyle": _DASHES.get(method, "-"),
-        "linewidth": 2.2 if method == "network" else 1.7,
-    }
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)

@@ -1,159 +1,60 @@
-"""Accuracy and calibration of fixes: what is measured, and how sure we are of it.
+"""Accuracy and calibration of fixes in tables: summaries, strata, and how sure we are of them.
 
-A metric reduces one column of the fixes (one row per method and report, see
-`ueloc_core.evaluation.schemas.FixSchema`). A method without a density has NaN there, and NaN
-comes out.
+What is measured is in `ueloc_core.evaluation.figures_of_merit`, the ranks and scores of single
+posteriors in `ueloc_core.evaluation.ranks` and `ueloc_core.evaluation.scores`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from ueloc_core.errors import UelocError
-from ueloc_core.localization.regions import hpd_cells
+from ueloc_core.evaluation.diagnostics import (
+    NOMINAL_LEVELS,
+    Calibration,
+    coverage_curve,
+    diagnose_coverage,
+)
+from ueloc_core.evaluation.figures_of_merit import (
+    HEADLINE_METRICS,
+    METRICS,
+    SCORE_METRICS,
+    CalibrationError,
+    Coverage,
+    ErrorQuantile,
+    LatencyQuantile,
+    MeanEnergyScore,
+    MeanError,
+    MeanSharpness,
+    MedianArea90,
+    Metric,
+    NegativeLogLikelihood,
+    RootMeanSquareError,
+    ShareInWindow,
+    Success,
+)
+from ueloc_core.evaluation.ranks import hpd_level
+from ueloc_core.evaluation.scores import hpd_area_m2
+
+__all__ = [  # with what its callers judge a posterior by
+    "HEADLINE_METRICS", "METHODS", "METRICS", "NOMINAL_LEVELS", "REFERENCE", "SCORE_METRICS",
+    "Calibration", "CalibrationError", "Coverage", "ErrorQuantile", "LatencyQuantile",
+    "MeanEnergyScore", "MeanError", "MeanSharpness", "MedianArea90", "Metric",
+    "NegativeLogLikelihood", "RootMeanSquareError", "ShareInWindow", "Success",
+    "bootstrap_intervals", "bootstrap_ratios", "coverage_curve", "diagnose_coverage", "fixes_of",
+    "hpd_area_m2", "hpd_level", "methods_in", "metrics_for", "relative_to_oracle", "stratify",
+    "summarise", "summary_dict",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
-METHODS = ("network", "oracle", "knn", "strongest_sector")
+METHODS = (
+    "network", "network_refined", "oracle", "grid_bayes_twin", "locunet_like", "knn",
+    "trilateration", "weighted_centroid", "strongest_sector",
+)  # fmt: skip
 REFERENCE = "oracle"
-NOMINAL_LEVELS: tuple[float, ...] = tuple(round(0.05 * i, 2) for i in range(1, 20))
-
-
-class Metric(Protocol):
-    """Reduces the last axis of one column of the fixes to a number."""
-
-    @property
-    def column(self) -> str:
-        """Column of the fixes that is reduced."""
-
-    @property
-    def name(self) -> str:
-        """Column of the summary; ends in its unit."""
-
-    def reduce(self, values: Array) -> Array:
-        """The metric along the last axis of `values`."""
-
-
-@dataclass(frozen=True)
-class ErrorQuantile:
-    """Quantile of the distance between estimate and truth [m]."""
-
-    q: float
-    column: ClassVar[str] = "error_m"
-
-    @property
-    def name(self) -> str:
-        """``median_m``, or ``p90_m`` and the like."""
-        return "median_m" if self.q == 0.5 else f"p{100 * self.q:g}_m"
-
-    def reduce(self, values: Array) -> Array:
-        """The quantile, interpolated linearly."""
-        return np.asarray(np.quantile(values, self.q, axis=-1))
-
-
-@dataclass(frozen=True)
-class MeanError:
-    """Mean distance between estimate and truth [m]."""
-
-    column: ClassVar[str] = "error_m"
-    name: str = "mean_m"
-
-    def reduce(self, values: Array) -> Array:
-        """The mean."""
-        return np.asarray(values.mean(axis=-1))
-
-
-@dataclass(frozen=True)
-class NegativeLogLikelihood:
-    """Mean of -log p(truth), with p the posterior density in 1/m^2 [nats]."""
-
-    column: ClassVar[str] = "nll_nats"
-    name: str = "nll_nats"
-
-    def reduce(self, values: Array) -> Array:
-        """The mean."""
-        return np.asarray(values.mean(axis=-1))
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Share of truths inside the region of highest density that holds `level` of the posterior."""
-
-    level: float
-    column: ClassVar[str] = "hpd_level"
-
-    @property
-    def name(self) -> str:
-        """``coverage_90`` and the like."""
-        return f"coverage_{100 * self.level:g}"
-
-    def reduce(self, values: Array) -> Array:
-        """The share."""
-        return np.asarray(np.where(np.isnan(values), np.nan, values <= self.level).mean(axis=-1))
-
-
-@dataclass(frozen=True)
-class Success:
-    """Share of fixes within a distance [m] of the truth."""
-
-    radius_m: float
-    column: ClassVar[str] = "error_m"
-
-    @property
-    def name(self) -> str:
-        """``success_10m`` and the like."""
-        return f"success_{self.radius_m:g}m"
-
-    def reduce(self, values: Array) -> Array:
-        """The share."""
-        return np.asarray((values <= self.radius_m).mean(axis=-1))
-
-
-@dataclass(frozen=True)
-class MedianArea90:
-    """Median area of the region of highest density that holds 90% of the posterior [m^2]."""
-
-    column: ClassVar[str] = "area90_m2"
-    name: str = "area90_m2"
-
-    def reduce(self, values: Array) -> Array:
-        """The median."""
-        return np.asarray(np.median(values, axis=-1))
-
-
-@dataclass(frozen=True)
-class ShareInWindow:
-    """Share of truths that lie in the window of their serving sector."""
-
-    column: ClassVar[str] = "in_window"
-    name: str = "share_in_window"
-
-    def reduce(self, values: Array) -> Array:
-        """The share."""
-        return np.asarray(values.mean(axis=-1))
-
-
-HEADLINE_METRICS: tuple[Metric, ...] = (
-    ErrorQuantile(0.5),
-    ErrorQuantile(0.67),
-    ErrorQuantile(0.9),
-    MeanError(),
-    NegativeLogLikelihood(),
-    Coverage(0.5),
-    Coverage(0.9),
-)
-METRICS: tuple[Metric, ...] = (
-    *HEADLINE_METRICS,
-    *(Success(radius_m) for radius_m in (5.0, 10.0, 20.0, 50.0)),
-    MedianArea90(),
-    ShareInWindow(),
-)
 
 
 def methods_in(fixes: pd.DataFrame) -> list[str]:
@@ -167,8 +68,15 @@ def fixes_of(fixes: pd.DataFrame, method: str) -> pd.DataFrame:
     return fixes[fixes["method"] == method]
 
 
-def summarise(fixes: pd.DataFrame, metrics: Sequence[Metric] = METRICS) -> pd.DataFrame:
+def metrics_for(fixes: pd.DataFrame) -> tuple[Metric, ...]:
+    """`METRICS`, and those of `SCORE_METRICS` whose columns the fixes have."""
+    return *METRICS, *(m for m in SCORE_METRICS if m.column in fixes)
+
+
+def summarise(fixes: pd.DataFrame, metrics: Sequence[Metric] | None = None) -> pd.DataFrame:
     """One row per method: its number of fixes ``n`` and the metrics, NaN without a density.
+
+    Without `metrics` those of `metrics_for`.
 
     Raises
     ------
@@ -177,6 +85,7 @@ def summarise(fixes: pd.DataFrame, metrics: Sequence[Metric] = METRICS) -> pd.Da
     """
     if fixes.empty:
         raise UelocError("there is no fix to summarise", remedy="Does the test split hold reports?")
+    metrics = metrics_for(fixes) if metrics is None else metrics
     rows = []
     for method in methods_in(fixes):
         own = fixes_of(fixes, method)
@@ -199,7 +108,9 @@ def summary_dict(
     }
 
 
-def stratify(fixes: pd.DataFrame, by: str, *, metrics: Sequence[Metric] = METRICS) -> pd.DataFrame:
+def stratify(
+    fixes: pd.DataFrame, by: str, *, metrics: Sequence[Metric] | None = None
+) -> pd.DataFrame:
     """The summary within each value (or category) of a column, which becomes the first column.
 
     Raises
@@ -241,8 +152,24 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    cluster: str | None = None,
 ) -> pd.DataFrame:
     """Percentile-bootstrap confidence intervals over reports.
+
+    Parameters
+    ----------
+    fixes
+        Table of fixes.
+    metrics
+        What to state an interval of.
+    confidence
+        Of the intervals.
+    resamples, seed
+        Number of resamples, and the seed of their draws.
+    cluster
+        Column whose values are drawn instead of single reports, with all of their fixes: the
+        reports of a track, or of a site, share their luck, and intervals that ignore it are too
+        short.
 
     Returns
     -------
@@ -252,123 +179,82 @@ def bootstrap_intervals(
     rows = []
     for method in methods_in(fixes):
         own = fixes_of(fixes, method)
-        rng = np.random.default_rng(seed)  # the same draws of reports for every method
-        drawn = rng.integers(len(own), size=(resamples, len(own)))
+        drawn = list(_resampled(own, resamples, seed, cluster))  # the same for every method
         for metric in metrics:
             values = _values(own, metric)
-            low, high = np.quantile(metric.reduce(values[drawn]), tails)
+            low, high = np.quantile([metric.reduce(values[d]) for d in drawn], tails)
             rows.append((method, metric.name, float(metric.reduce(values)), low, high))
     return pd.DataFrame(rows, columns=["method", "metric", "value", "low", "high"])
 
 
+def bootstrap_ratios(
+    fixes: pd.DataFrame,
+    metrics: Sequence[Metric] = (ErrorQuantile(0.5), ErrorQuantile(0.9)),
+    *,
+    reference: str = REFERENCE,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    cluster: str | None = None,
+) -> pd.DataFrame:
+    """Intervals of the ratio of each metric to that of a reference method, paired by report.
+
+    Both are resampled together, over the reports that both located: what makes a report hard is
+    shared, so the ratio is surer than its two parts.
+
+    Parameters
+    ----------
+    fixes, metrics, confidence, resamples, seed, cluster
+        As for `bootstrap_intervals`.
+    reference
+        Method of the denominator.
+
+    Returns
+    -------
+    One row per other method and metric: method, metric, n, value, low, high. A metric that a
+    method lacks is NaN.
+
+    Raises
+    ------
+    UelocError
+        If the reference is absent, or shares no report with a method.
+    """
+    key = [column for column in ("split", "report") if column in fixes]
+    base = fixes_of(fixes, reference).set_index(key)
+    tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+    rows = []
+    for method in methods_in(fixes):
+        if method == reference:
+            continue
+        own = fixes_of(fixes, method).set_index(key)
+        shared = own.index.intersection(base.index)
+        if shared.empty:
+            raise UelocError(
+                f"'{method}' and '{reference}' share no report",
+                remedy="Locate the same reports with both, or leave one out.",
+            )
+        pair = own.loc[shared].reset_index(), base.loc[shared].reset_index()
+        drawn = list(_resampled(pair[0], resamples, seed, cluster))
+        for metric in metrics:
+            top, bottom = (_values(part, metric) for part in pair)
+            ratio = [float(metric.reduce(top[d]) / metric.reduce(bottom[d])) for d in drawn]
+            value = float(metric.reduce(top) / metric.reduce(bottom))
+            rows.append((method, metric.name, len(shared), value, *np.quantile(ratio, tails)))
+    return pd.DataFrame(rows, columns=["method", "metric", "n", "value", "low", "high"])
+
+
+def _resampled(
+    fixes: pd.DataFrame, resamples: int, seed: int, cluster: str | None
+) -> Iterator[NDArray[np.int64]]:
+    """Positions of the fixes in each resample."""
+    rng = np.random.default_rng(seed)
+    if cluster is None:
+        yield from rng.integers(len(fixes), size=(resamples, len(fixes)))
+        return
+    members = list(fixes.groupby(cluster, sort=True, dropna=False).indices.values())
+    for drawn in rng.integers(len(members), size=(resamples, len(members))):
+        yield np.concatenate([members[k] for k in drawn])
+
+
 def _values(fixes: pd.DataFrame, metric: Metric) -> Array:
     return fixes[metric.column].to_numpy(dtype=np.float64)
-
-
-def hpd_level(mass: NDArray[np.floating[Any]], row: Any, column: Any, u: Any) -> Any:
-    """Smallest share of the posterior whose region of highest density reaches the truth.
-
-    It is uniform over [0, 1) when the posterior is exact. On a grid the mass of the truth's own
-    cell would make it too coarse, so the rank within that cell (and within all cells that are
-    exactly as dense) is randomised.
-
-    Parameters
-    ----------
-    mass
-        Posterior mass per grid cell, shape (..., rows, columns). What it lacks to one lies
-        outside of the window and counts as the least dense place.
-    row, column
-        Grid cell of the truth, of the leading shape; may lie outside of the window.
-    u
-        Uniform random numbers in [0, 1), of the leading shape.
-
-    Returns
-    -------
-    The level, of the leading shape (a float for a single raster).
-    """
-    flat = np.asarray(mass, dtype=np.float64).reshape(*np.shape(mass)[:-2], -1)
-    rows, columns = np.shape(mass)[-2:]
-    row, column = np.asarray(row), np.asarray(column)
-    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    index = np.where(inside, row * columns + column, 0)[..., None]
-    own = np.take_along_axis(flat, index, axis=-1)
-    denser = np.where(flat > own, flat, 0.0).sum(axis=-1)
-    tied = np.where(flat == own, flat, 0.0).sum(axis=-1)
-    held = flat.sum(axis=-1)
-    level = np.where(inside, denser + u * tied, held + u * (1.0 - held))
-    return np.clip(level, 0.0, 1.0)[()]
-
-
-def hpd_area_m2(mass: NDArray[np.floating[Any]], level: float, cell_m: float) -> Any:
-    """Area [m^2] of the smallest set of grid cells that holds a share of the posterior.
-
-    Where the window holds less than `level` it is the area of the window: a lower bound.
-    The result has the leading shape of `mass` (..., rows, columns).
-    """
-    return hpd_cells(mass, level).sum(axis=(-2, -1)) * cell_m**2
-
-
-class Calibration(StrEnum):
-    """What the levels of `hpd_level` say about a method's posteriors."""
-
-    CALIBRATED = "calibrated"
-    CONSERVATIVE = "conservative"
-    OVERCONFIDENT = "overconfident"
-    UNEVEN = "uneven"
-
-
-def diagnose_coverage(levels: Any, significance: float = 0.01) -> Calibration:
-    """Judge whether the levels of `hpd_level` are uniform.
-
-    A Kolmogorov-Smirnov test decides whether they are; if not, their mean tells whether the
-    regions are too large (conservative) or too small (overconfident). ``uneven`` means neither:
-    too small at some levels and too large at others.
-    """
-    values = _finite_levels(levels)
-    if stats.kstest(values, "uniform").pvalue >= significance:
-        return Calibration.CALIBRATED
-    z = (values.mean() - 0.5) * np.sqrt(12 * len(values))
-    if abs(z) < stats.norm.isf(significance / 2):
-        return Calibration.UNEVEN
-    return Calibration.OVERCONFIDENT if z > 0 else Calibration.CONSERVATIVE
-
-
-def coverage_curve(
-    levels: Any, nominal: Sequence[float] = NOMINAL_LEVELS, *, confidence: float = 0.95
-) -> pd.DataFrame:
-    """Nominal against empirical coverage.
-
-    Parameters
-    ----------
-    levels
-        Values of `hpd_level`, one per fix.
-    nominal
-        Levels to look at.
-    confidence
-        Of the binomial band in which a calibrated method stays at each level.
-
-    Returns
-    -------
-    One row per level: nominal, empirical, low, high (the band around the nominal level).
-    """
-    values = _finite_levels(levels)
-    q = np.asarray(nominal)
-    low, high = stats.binom.interval(confidence, len(values), q)
-    return pd.DataFrame(
-        {
-            "nominal": q,
-            "empirical": (values[:, None] <= q).mean(axis=0),
-            "low": low / len(values),
-            "high": high / len(values),
-        }
-    )
-
-
-def _finite_levels(levels: Any) -> Array:
-    values = np.asarray(levels, dtype=np.float64)
-    if values.size == 0 or np.isnan(values).any():
-        raise UelocError(
-            "coverage needs at least one level and no NaN",
-            remedy="Leave out the methods that have no density.",
-        )
-    return values
