@@ -243,17 +243,18 @@ class Population:
         self, batch: ReportBatch, tracks: Tracks, index: NDArray[np.int64]
     ) -> dict[str, NDArray[np.float32]]:
         """Layers of the world's maps where the reports come from, shape (report, slot)."""
-        atlas = self.places.atlas
-        sector = batch.sector.numpy()
-        x_m, y_m = tracks.x_m[index], tracks.y_m[index]
-        values = {name: np.full(sector.shape, np.nan, np.float32) for name in RT_LAYERS}
-        for s in np.unique(sector[sector >= 0]):
-            report, slot = np.nonzero(sector == s)
-            inside = atlas.windows[s].contains(x_m[report], y_m[report])
-            report, slot = report[inside], slot[inside]
-            at = atlas.windows[s].indices(x_m[report], y_m[report])
-            for name, layer in RT_LAYERS.items():
-                values[name][report, slot] = atlas.layer(layer)[s][at]
+        atlas, sector = self.places.atlas, batch.sector.numpy()
+        corner = np.array([(w.row, w.column) for w in atlas.windows])
+        rows, columns = atlas.rsrp_dbm.shape[1:]
+        row, column = atlas.ground.indices(tracks.x_m[index], tracks.y_m[index])
+        row = (row + atlas.ground.row)[:, None] - corner[sector, 0]
+        column = (column + atlas.ground.column)[:, None] - corner[sector, 1]
+        inside = (sector >= 0) & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        place = ((sector * rows + row) * columns + column)[inside]
+        values = {}
+        for name, layer in RT_LAYERS.items():
+            values[name] = np.full(sector.shape, np.nan, np.float32)
+            values[name][inside] = atlas.layer(layer).reshape(-1)[place]
         towards = np.radians(
             values["rt_arrival_azimuth_deg"] - np.nan_to_num(tracks.heading_deg[index])[:, None]
         )
