@@ -17,20 +17,20 @@ from torch import Tensor
 
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.levels import (
-    ONE_HIT_DB,
     LevelLikelihood,
     LevelMaps,
     by_site,
     shared_out,
     smoothed,
 )
+from ueloc_core.measurement.same_place import SamePlaceTables
 
 _FIRST_DBM, _LAST_DBM = -240.0, 10.0
 _NODES_PER_STEP = 5  # within a step of the shifts
 _SPREADS_DB = (0.3, 40.0, 30)  # smallest, largest, and how many
 _LIVELY_NATS = 18.0
 _PLACES = 2048  # at once: bounds the memory
-_CORE_NODES, _CORE_REACH = 15, 3.5
+_COARSE_SIGMAS = (-2.4, -1.2, 0.0, 1.2, 2.4)
 
 Groups = tuple[tuple[int, ...], ...]
 """The reports of a track by the places that they come from: positions of each place's reports."""
@@ -43,28 +43,19 @@ def default_groups(reports: int, places: int) -> Groups:
 
 
 class LevelTables:
-    """Log-likelihood of every sector in one or more reports from one place, by mean and spread.
+    """Log-likelihood of every sector in one report, by the mean and spread of its level.
 
     Parameters
     ----------
     likelihood
         The model of levels.
-    reports
-        One report, or several whose sectors have the same level but for fading and accuracy.
+    report
+        One report.
     sectors
         Number of sectors of the maps.
-    with_tail
-        Whether the spread that places will give holds the map's error, whose tail then counts.
     """
 
-    def __init__(
-        self,
-        likelihood: LevelLikelihood,
-        reports: ReportBatch,
-        sectors: int,
-        *,
-        with_tail: bool = True,
-    ) -> None:
+    def __init__(self, likelihood: LevelLikelihood, report: ReportBatch, sectors: int) -> None:
         self.step_db = likelihood.step_db
         self._node_db = likelihood.step_db / _NODES_PER_STEP
         low, high, count = _SPREADS_DB
@@ -74,31 +65,21 @@ class LevelTables:
         )
         spreads = torch.exp(self._log_low + self._log_ratio * torch.arange(count))
         mean, spread = torch.meshgrid(nodes, spreads, indexing="xy")
-        hit = torch.tensor([with_tail, False])[:, None, None].expand(2, *mean.shape)
+        hit = torch.tensor([True, False])[:, None, None].expand(2, *mean.shape)
         grid = (mean.expand(2, -1, -1), spread.expand(2, -1, -1), hit)
-        heard = torch.unique(reports.sector[reports.heard])
-        self.table = self._fill(likelihood, reports, heard, grid)
+        heard = report.sector[report.heard]
+        self.table = self._fill(likelihood, report, grid)
         self._of_sector = torch.zeros(sectors, dtype=torch.int64)
         self._of_sector[heard] = 1 + torch.arange(len(heard))
 
     @staticmethod
     def _fill(
-        likelihood: LevelLikelihood,
-        reports: ReportBatch,
-        heard: Tensor,
-        grid: tuple[Tensor, Tensor, Tensor],
+        likelihood: LevelLikelihood, report: ReportBatch, grid: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """Tables of an unreported sector (first) and of each reported one, summed over reports."""
-        ceilings = torch.stack(likelihood.ceilings(reports))
-        silent = [likelihood.unreported((c[0], c[1]), *grid) for c in ceilings.T]
-        tables = [torch.stack(silent).sum(dim=0)]
-        for sector in heard:
-            terms = []
-            for n in range(len(reports)):
-                slot = torch.nonzero(reports.sector[n] == sector)[:, 0]
-                code = reports.rsrp[n, slot[0]] if len(slot) else None
-                terms.append(silent[n] if code is None else likelihood.reported(code, *grid))
-            tables.append(torch.stack(terms).sum(dim=0))
+        """Tables of an unreported sector (first) and of each reported one."""
+        weak, lost = likelihood.ceilings(report)
+        tables = [likelihood.unreported((weak, lost), *grid)]
+        tables += [likelihood.reported(code, *grid) for code in report.rsrp[report.heard]]
         return torch.stack(tables)  # (set, tail or none, spread, mean)
 
     def smeared(self, variance: float) -> "LevelTables":
@@ -132,7 +113,10 @@ class LevelTables:
         width = (spread_db.log() - self._log_low) / self._log_ratio
         width = width.clamp(0, classes - 1.001)
         node, row = place.detach().floor().long(), width.detach().floor().long()
-        part, share = (place - node)[..., None], (width - row)[..., None]
+        part = (place - node)[..., None]
+        # a Gaussian's logarithm is linear in the inverse of its variance
+        low, high = (torch.exp(-2 * (self._log_low + self._log_ratio * (row + k))) for k in (0, 1))
+        share = ((spread_db**-2 - low) / (high - low)).clamp(0, 1)[..., None]
         first = (self._of_sector[:, None] * 2 + (~hit).long()) * classes + row
         # shifts are whole steps, so that in this order each look-up is one run of numbers
         steps = self.table.flatten(0, 2)[:, : nodes - nodes % _NODES_PER_STEP]
@@ -147,14 +131,15 @@ class LevelTables:
         upper = torch.lerp(read(first + 1, node), read(first + 1, node + 1), part)
         return torch.lerp(lower, upper, share)
 
-    def nearest(self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor) -> Tensor:
-        """The same at no shift, from the nearest entry, shape (sector, place)."""
+    def nearest(self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor, offsets: Tensor) -> Tensor:
+        """The same from the nearest entry, at shifts in nodes, shape (sector, place, shift)."""
         _, _, classes, nodes = self.table.shape
-        node = ((mean_dbm - _FIRST_DBM) / self._node_db).round_().clamp_(0, nodes - 1)
+        node = ((mean_dbm - _FIRST_DBM) / self._node_db).round_()
+        node = node.clamp_(-float(offsets[0]), nodes - 1 - float(offsets[-1]))
         width = ((spread_db.log() - self._log_low) / self._log_ratio).round_()
         block = self._of_sector[:, None] * 2 + (~hit).long()
         index = (block * classes + width.clamp_(0, classes - 1).long()) * nodes + node.long()
-        return self.table.flatten()[index]
+        return self.table.flatten()[index[..., None] + offsets]
 
 
 def log_prob_over(
@@ -162,8 +147,9 @@ def log_prob_over(
 ) -> Tensor:
     """Log-likelihood of the levels of n reports at many places, shape (n, place).
 
-    Places that the sectors' marginal likelihoods put 18 nats below the best keep that value;
-    all others get the likelihood in which the shared errors are integrated out.
+    Places that a coarse likelihood puts 18 nats below the best keep that value, moved so that it
+    agrees at the best; all others get the likelihood in which the shared errors are integrated
+    out.
 
     Parameters
     ----------
@@ -196,8 +182,9 @@ class TrackLevels:
 
     def __init__(self, likelihood: LevelLikelihood, reports: ReportBatch) -> None:
         self.likelihood, self.reports = likelihood, reports
-        self._tables: dict[tuple[int, ...], LevelTables] = {}
+        self._single: dict[tuple[int, ...], LevelTables] = {}
         self._wide: dict[tuple[int, ...], LevelTables] = {}
+        self._several: dict[tuple[int, ...], SamePlaceTables] = {}
 
     def at(
         self,
@@ -221,17 +208,18 @@ class TrackLevels:
         shared
             Mean correlation of the shadowing between the places of a path.
         exact
-            Integrate at all places, also where the marginal likelihood is 18 nats below the best.
+            Integrate at all places, also where a coarse likelihood is 18 nats below the best.
         groups
             Which reports come from one place. By default all of them where the maps have one
             row, each on its own where they have T.
         """
         groups = default_groups(len(self.reports), len(maps)) if groups is None else groups
         common, own, apart = self.likelihood.shift_weights(shared if len(groups) > 1 else 1.0)
-        result = self._marginal(groups, maps)
+        result = self._coarse(groups, maps, (common, own, apart))
+        best = int(result.detach().argmax())
         lively = torch.arange(maps.rsrp_dbm.shape[2])
         if not exact:
-            lively = torch.nonzero(result.detach() > result.detach().max() - _LIVELY_NATS)[:, 0]
+            lively = torch.nonzero(result.detach() > result.detach()[best] - _LIVELY_NATS)[:, 0]
         shifts = (len(common) + len(own) + len(apart) - 3) // 2
         parts = []
         for start in range(0, len(lively), _PLACES):
@@ -241,74 +229,72 @@ class TrackLevels:
                 for k, group in enumerate(groups)
             ]
             parts.append(shared_out(functools.reduce(torch.add, each), common, own))
-        result = result.index_copy(0, lively, torch.cat(parts))
+        found = torch.cat(parts)
+        result = result + (found.detach().amax() - result.detach()[best])
+        result = result.index_copy(0, lively, found)
         return result * float(self.likelihood.map_error.level_exponent)
 
-    def _table(self, group: tuple[int, ...], sectors: int) -> LevelTables:
-        if group not in self._tables:
-            self._tables[group] = LevelTables(
-                self.likelihood, self.reports[list(group)], sectors, with_tail=len(group) == 1
-            )
-        return self._tables[group]
+    def _coarse(
+        self, groups: Groups, maps: LevelMaps, weights: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """The likelihood at all places as if each sector had a site of its own.
 
-    def _marginal(self, groups: Groups, maps: LevelMaps) -> Tensor:
-        """Sum of the sectors' marginal log-likelihoods at all places."""
-        like = self.likelihood
-        shared = sum(
-            float((w * (like.step_db * (torch.arange(len(w)) - len(w) // 2)) ** 2).sum())
-            for w in like.shift_weights()
-        )
-        total = torch.zeros(maps.rsrp_dbm.shape[2])
+        A few shifts stand for what all sectors share.
+        """
+        like, sectors = self.likelihood, maps.rsrp_dbm.shape[1]
+        common, own, apart = (like.variance_of(w) for w in weights)
+        node_db = like.step_db / _NODES_PER_STEP
+        shift = torch.tensor(_COARSE_SIGMAS) * math.sqrt(common)
+        offsets = (shift / node_db).round().long()
+        prior = torch.log_softmax(-0.5 * torch.tensor(_COARSE_SIGMAS) ** 2, dim=0)
+        total = prior.expand(maps.rsrp_dbm.shape[2], -1)
         for k, group in enumerate(groups):
-            mean, spread, hit = (v[0] for v in like.mean_and_spread(maps.row(k)))
-            if group not in self._wide:
-                self._wide[group] = self._table(group, len(mean)).smeared(shared)
-            if len(group) > 1:  # the map's error is in no table: let the spread stand for it
-                hit = torch.zeros_like(hit)
-            total = total + self._wide[group].nearest(mean, spread, hit).sum(dim=0)
-        return total
+            row = maps.row(k)
+            mean, spread, hit = (v[0] for v in like.mean_and_spread(row))
+            if len(group) > 1:
+                value = self._same_place(group, row, offsets, own + apart)
+            else:
+                if group not in self._wide:
+                    self._wide[group] = self._of_one(group, sectors).smeared(own + apart)
+                value = self._wide[group].nearest(mean, spread, hit, offsets)
+            total = total + value.sum(dim=0)
+        return total.logsumexp(dim=-1)
+
+    def _of_one(self, group: tuple[int, ...], sectors: int) -> LevelTables:
+        if group not in self._single:
+            report = self.reports[list(group)]
+            self._single[group] = LevelTables(self.likelihood, report, sectors)
+        return self._single[group]
 
     def _evidence(self, group: tuple[int, ...], maps: LevelMaps, shifts: int) -> Tensor:
         """Log-likelihood of each sector at places under shifts, shape (sector, place, shift)."""
+        if len(group) > 1:
+            offsets = _NODES_PER_STEP * torch.arange(-shifts, shifts + 1)
+            return self._same_place(group, maps, offsets, 0.0)
         mean, spread, hit = (v[0] for v in self.likelihood.mean_and_spread(maps))
-        table = self._table(group, len(mean))
-        if len(group) == 1:
-            return table.at(mean, spread, hit, shifts)
-        return self._same_place(table, maps, mean, spread, hit, shifts)
+        return self._of_one(group, len(mean)).at(mean, spread, hit, shifts)
 
     def _same_place(
-        self,
-        table: LevelTables,
-        maps: LevelMaps,
-        mean: Tensor,
-        spread: Tensor,
-        hit: Tensor,
-        shifts: int,
+        self, group: tuple[int, ...], maps: LevelMaps, offsets: Tensor, variance: float
     ) -> Tensor:
-        """The map's error, one for all reports, integrated out.
+        """The same for reports from one place, the map's error there integrated out.
 
-        The core by a uniform rule that follows each place's width, the tail (beside which the
-        core's width is left out) by a convolution of the table.
+        `offsets` are the shifts in nodes of the tables, `variance` is that of a further error of
+        each sector.
         """
         like, error = self.likelihood, self.likelihood.map_error
-        se = torch.where(maps.se_db[0].isnan(), ONE_HIT_DB, maps.se_db[0])
-        core = torch.where(
-            hit, (error.core_db**2 + (error.core_per_se * se) ** 2) ** 0.5, error.unhit_db
-        )
-        noise, plain = maps.noise_db[0], torch.zeros_like(hit)
-        if float(core.amax()) == 0.0 and like.has_no_tail:
-            return table.at(mean, noise, plain, shifts)
-        node = torch.linspace(-_CORE_REACH, _CORE_REACH, _CORE_NODES)
-        terms = [
-            table.at(mean + z * core, noise, plain, shifts) + log_weight
-            for z, log_weight in zip(node, torch.log_softmax(-0.5 * node**2, dim=0), strict=True)
-        ]
-        in_core = torch.stack(terms).logsumexp(dim=0)
+        mean, spread, hit = (v[0] for v in like.mean_and_spread(maps))
+        noise, core = maps.noise_db[0], (like.core_db(maps)[0] ** 2 + variance) ** 0.5
+        if group not in self._several:
+            reports = self.reports[list(group)]
+            self._several[group] = SamePlaceTables(like, reports, len(mean))
+        tables = self._several[group]
+        in_core = tables.at(mean, noise, core, offsets)
         if like.has_no_tail:
             return in_core
-        offset = like.step_db * torch.arange(-shifts, shifts + 1)
-        share = like.tail_share(mean[..., None] + offset, spread[..., None])
+        level = mean[..., None] + like.step_db / _NODES_PER_STEP * offsets
+        share = like.tail_share(level, spread[..., None])
         share = torch.where(hit[..., None], share, 0.0).clamp(1e-30, 1 - 1e-6)
-        wide = table.smeared(error.tail_db**2)
-        in_tail = wide.at(mean + error.tail_bias_db, noise, plain, shifts)
+        wide = (core**2 + error.tail_db**2) ** 0.5
+        in_tail = tables.at(mean + error.tail_bias_db, noise, wide, offsets)
         return torch.logaddexp(in_core + torch.log1p(-share), in_tail + share.log())

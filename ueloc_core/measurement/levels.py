@@ -13,8 +13,8 @@ The received level of sector s of site i at a place is
 Levels are reported as SS-RSRP codes; a sector that is not reported was too weak or lost, and has
 the probability of that. Given the shift c + z_i the sectors are independent. So the likelihood
 is two nested sums over one uniform grid of shifts: the inner one, over z_i, is a convolution,
-and the outer one runs over c. A trapezoidal rule of that step is accurate far beyond what the
-levels resolve (`tests/measurement/test_levels.py` shows the convergence).
+and the outer one runs over c. The step follows the accuracy of a level; half of it moves no
+more than 0.005 of a posterior's mass (`tests/measurement/test_levels.py` holds it to that).
 
 This module evaluates each place on its own (`LevelLikelihood.direct`); `level_tables` looks up
 many places, and the reports of a track.
@@ -40,7 +40,7 @@ from ueloc_core.measurement.settings import MeasurementConfig
 
 NOWHERE_DBM = -400.0
 ONE_HIT_DB = 4.34  # relative error of a mean of two of which one is nothing
-_STEP_DB = 1.25  # of the grid of shifts
+_STEP_PER_SIGMA = 1.25  # of the grid of shifts, over the accuracy of a level
 _REACH = 3.7  # standard deviations
 
 
@@ -155,13 +155,15 @@ class LevelLikelihood:
     map_error
         Error of the maps that will be given.
     step_db
-        Step of the grid of shifts [dB].
+        Step of the grid of shifts [dB]; by default as fine as the accuracy of levels asks for.
     """
 
     def __init__(
-        self, settings: MeasurementConfig, map_error: MapError, step_db: float = _STEP_DB
+        self, settings: MeasurementConfig, map_error: MapError, step_db: float | None = None
     ) -> None:
-        self.settings, self.map_error, self.step_db = settings, map_error, step_db
+        self.settings, self.map_error = settings, map_error
+        finest = _STEP_PER_SIGMA * min(1.0, settings.terminal.level_sigma_db)
+        self.step_db = finest if step_db is None else step_db
         self.threshold_code = int(SS_RSRP.encode(settings.detection_threshold_dbm))
         # the last entry is that of an unknown scenario, -1
         most = [min(int(n), settings.max_neighbours) for n in max_neighbours()]
@@ -249,13 +251,16 @@ class LevelLikelihood:
         """
         threshold = float(SS_RSRP.lower_edge(self.threshold_code))
         serving = reports.level_dbm[:, 0].nan_to_num(threshold)
-        floor = serving - 0.5 - self.settings.neighbour_offset_db
-        level = torch.where(reports.heard, reports.level_dbm, math.inf).nan_to_num(threshold)
-        full = reports.heard.sum(dim=1) > self._most_neighbours[reports.scenario]
-        weak = torch.where(full, level.amin(dim=1), -math.inf)
-        weak = torch.maximum(torch.maximum(weak, floor), torch.full_like(weak, threshold))
-        kept = serving + 0.5 + self.settings.handover_offset_db
+        # codes are whole numbers, and so are the offsets between them
+        floor = serving - 0.5 - int(self.settings.neighbour_offset_db)
+        kept = serving + 0.5 + int(self.settings.handover_offset_db)
         lost = torch.where(reports.selected == 1, serving, kept)
+        level = reports.level_dbm.nan_to_num(threshold)
+        weakest = torch.where(reports.heard, level, math.inf)[:, 1:].amin(dim=1)
+        weakest = torch.where(weakest.isinf(), lost, weakest)  # no neighbour is ever reported
+        full = reports.heard.sum(dim=1) > self._most_neighbours[reports.scenario]
+        weak = torch.where(full, weakest, -math.inf)
+        weak = torch.maximum(torch.maximum(weak, floor), torch.full_like(weak, threshold))
         return weak, torch.maximum(lost, weak)
 
     # -- shared errors --------------------------------------------------------------------
@@ -269,38 +274,20 @@ class LevelLikelihood:
         offset = self.step_db * torch.arange(-reach, reach + 1, dtype=torch.float32)
         return torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
 
-    def nested(self, evidence: Tensor, site: Tensor, common: Tensor, own: Tensor) -> Tensor:
-        """The log-likelihood from the sectors' at shifts.
+    def core_db(self, maps: LevelMaps) -> Tensor:
+        """Standard deviation of the map's own error but for its tail [dB]."""
+        error = self.map_error
+        se = torch.where(maps.se_db.isnan(), ONE_HIT_DB, maps.se_db)
+        core = (error.core_db**2 + (error.core_per_se * se) ** 2) ** 0.5
+        return torch.where(maps.rsrp_dbm.isnan(), error.unhit_db, core)
 
-        Parameters
-        ----------
-        evidence
-            Log-likelihood of each sector at each shift, shape (..., sector, place, shift), the
-            shifts symmetric around 0 and as many as both weights reach.
-        site
-            Index of each sector's site, shape (sector,).
-        common, own
-            Weights of the shifts that all sectors share, and of a site's own.
+    def variance_of(self, weights: Tensor) -> float:
+        """Variance [dB2] of the shifts that weights stand for."""
+        shift = self.step_db * (torch.arange(len(weights)) - len(weights) // 2)
+        return float((weights.detach() * shift**2).sum())
 
-        Returns
-        -------
-        Tensor
-            Shape (..., place).
-        """
-        sites = int(site.max()) + 1
-        shape = list(evidence.shape)
-        shape[-3] = sites
-        index = site.reshape(-1, 1, 1).expand(evidence.shape[-3:]).expand(evidence.shape)
-        of_site = evidence.new_zeros(shape).scatter_add(-3, index, evidence)
-        peak = of_site.detach().amax(dim=-1, keepdim=True)
-        flat = (of_site - peak).exp().reshape(-1, 1, shape[-1])
-        mean = torch.nn.functional.conv1d(flat, own.reshape(1, 1, -1).to(flat))
-        mean = mean.reshape(*shape[:-1], -1).clamp_min(1e-30).log() + peak
-        total = mean.sum(dim=-3) + common.log()
-        return total.logsumexp(dim=-1)
-
-    def shift_weights(self, shared: float = 1.0) -> tuple[Tensor, Tensor, Any]:
-        """Weights of the common and of a site's shifts, and the variance that is not shared.
+    def shift_weights(self, shared: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of the shifts common to all sectors, a site's own, and a site's at one place.
 
         Parameters
         ----------
@@ -308,8 +295,9 @@ class LevelLikelihood:
             Mean correlation of the shadowing between the places of a track: 1 for one place.
         """
         common = self._gain_variance + shared * self._common_variance
-        rest = (1 - shared) * (self._common_variance + self._site_variance)
-        return self._weights(common), self._weights(shared * self._site_variance), rest
+        apart = (1 - shared) * (self._common_variance + self._site_variance)
+        variances = (common, shared * self._site_variance, apart if shared < 1.0 else 0.0)
+        return tuple(self._weights(v) for v in variances)  # type: ignore[return-value]
 
     def direct(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
         """Log-likelihood of n reports at their own few places, shape (n, place).
@@ -333,7 +321,7 @@ class LevelLikelihood:
             code = reports.rsrp[rows, slot].reshape(-1, 1, 1)
             found = self.reported(code, levels[of], spreads[of], hits[of])
             evidence = evidence.index_put((rows, sector), found)
-        value = self.nested(evidence, maps.site, common, own)
+        value = shared_out(by_site(evidence, maps.site), common, own)
         return value * self.map_error.level_exponent  # type: ignore[no-any-return]
 
     def marginal(self, code: Tensor, maps: LevelMaps) -> Tensor:
@@ -356,3 +344,55 @@ class LevelLikelihood:
 
 def _number(value: Any) -> float:
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+# -- sums over shifts -------------------------------------------------------------------------
+
+
+def by_site(evidence: Tensor, site: Tensor) -> Tensor:
+    """Log-likelihood of sites at shifts, shape (..., site, place, shift), from their sectors'.
+
+    Parameters
+    ----------
+    evidence
+        Log-likelihood of each sector at each shift, shape (..., sector, place, shift).
+    site
+        Index of each sector's site, shape (sector,).
+    """
+    shape = list(evidence.shape)
+    shape[-3] = int(site.max()) + 1
+    index = site.reshape(-1, 1, 1).expand(evidence.shape[-3:]).expand(evidence.shape)
+    return evidence.new_zeros(shape).scatter_add(-3, index, evidence)
+
+
+def smoothed(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the mean over a further shift; the shifts that its ends need fall away.
+
+    Parameters
+    ----------
+    log_prob
+        Values at shifts, shape (..., shift).
+    weights
+        Of the further shifts, symmetric around 0.
+    """
+    if len(weights) == 1:
+        return log_prob
+    peak = log_prob.detach().amax(dim=-1, keepdim=True)
+    flat = (log_prob - peak).exp().reshape(-1, 1, log_prob.shape[-1])
+    mean = torch.nn.functional.conv1d(flat, weights.reshape(1, 1, -1).to(flat))
+    return mean.reshape(*log_prob.shape[:-1], -1).clamp_min(1e-30).log() + peak
+
+
+def shared_out(of_site: Tensor, common: Tensor, own: Tensor) -> Tensor:
+    """Log-likelihood at places with the sites' own and the common shift integrated out.
+
+    Parameters
+    ----------
+    of_site
+        Log-likelihood of each site at each shift, shape (..., site, place, shift), the shifts
+        symmetric around 0 and as many as both weights reach.
+    common, own
+        Weights of the shifts that all sectors share, and of a site's own.
+    """
+    total = smoothed(of_site, own).sum(dim=-3) + common.log()
+    return total.logsumexp(dim=-1)
