@@ -91,7 +91,7 @@ class AtlasInputs:
 
 _FILES_READ = {
     "measurement_set": ("reports.zarr",),
-    "map_error": ("map_error.json",),
+    "map_error": ("map_error.json", "plain_error.json"),
     "posterior_model": ("checkpoint.pt", "history.parquet"),
     "calibration": ("calibration.json",),
 }

@@ -6,6 +6,7 @@ maps are off. It is the same likelihood that locates, maximised over the error's
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.level_tables import log_prob_over
 from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
 from ueloc_core.measurement.model import MeasurementModel, ServingMaps
-from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.place_maps import Around, PlaceMaps
 from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "2"
+
+FITTED, PLAIN = "map_error", "plain_error"
+"""Names of the files: the whole error, and Gaussian noise of one tuned width."""
 
 _MAX_REPORTS = 400
 _MIN_REPORTS = 50
@@ -65,6 +69,8 @@ _SEARCHED: tuple[dict[str, tuple[float, ...]], ...] = (
 )
 _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
+_PLAIN_REPORTS = 60
+_PLAIN_SIGMAS_DB = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0)
 _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
 
@@ -101,25 +107,29 @@ def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path)
     fitted = fit_serving(city, batch, serving, fitted)
     located = reports.isel(report=np.sort(rng.permutation(train)[:_EXPONENT_REPORTS]))
     fitted, nll = fit_exponent(city, places, located, fitted)
-    (out / "map_error.json").write_text(json.dumps(fitted.as_dict(), indent=1))
+    plain, plain_nll = fit_plain(city, places, located, fitted)
+    for name, error in ((FITTED, fitted), (PLAIN, plain)):
+        (out / f"{name}.json").write_text(json.dumps(error.as_dict(), indent=1))
     return {
         "reports": len(chosen),
         "position_nll_nats": nll,
+        "plain_position_nll_nats": plain_nll,
+        "plain_core_db": float(plain.core_db),
         "nats_per_report_before": before,
         "nats_per_report_after": after,
         **fitted.as_dict(),
     }
 
 
-def load_map_error(folder: Path) -> MapError:
-    """Read ``map_error.json``.
+def load_map_error(folder: Path, name: str = FITTED) -> MapError:
+    """Read a fitted error: `FITTED`, or `PLAIN` for the tuned Gaussian noise of a rival.
 
     Raises
     ------
     StoreError
         If it is missing or has other fields.
     """
-    path = folder / "map_error.json"
+    path = folder / f"{name}.json"
     try:
         return MapError(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -238,20 +248,74 @@ def fit_exponent(
     batch = to_batch(reports, places.atlas)
     exponents = torch.tensor(_EXPONENTS, dtype=torch.float64)[:, None]
     total, used = torch.zeros(len(_EXPONENTS), dtype=torch.float64), 0
-    for i in np.argsort(batch.sector[:, 0].numpy(), kind="stable"):
-        around = places.around(int(batch.sector[i, 0]))
-        place = around.index_of(float(reports.x_m[i]), float(reports.y_m[i]))
-        if place < 0:
-            continue  # the twin holds no such place: no exponent makes it likelier
-        report = batch[int(i) : int(i) + 1]
+    for around, place, report in _located(places, batch, reports):
         levels = log_prob_over(model.levels, report, around.levels)[0].double()
-        others = model.quality_log_prob(report, around.levels)
-        others = others + model.serving_log_prob(report, around.serving)
-        log_mass = torch.log_softmax(others[0].double() + exponents * levels, dim=1)
+        others = _others(model, report, around)
+        log_mass = torch.log_softmax(others + exponents * levels, dim=1)
         total -= log_mass[:, place] - 2 * np.log(around.window.cell_m)
         used += 1
     best = int(total.argmin())
     return replace(fitted, level_exponent=_EXPONENTS[best]), float(total[best]) / max(used, 1)
+
+
+@torch.no_grad()
+def fit_plain(
+    city: City, places: PlaceMaps, reports: xr.Dataset, fitted: MapError
+) -> tuple[MapError, float]:
+    """Gaussian map noise of the one width that makes the true positions most likely.
+
+    What plain grid Bayes takes for the map's error: the same for every sector, place and level,
+    nothing shared, and the fitted level where no ray arrived.
+
+    Parameters
+    ----------
+    city, places, reports
+        As of `fit_exponent`; the first reports are used.
+    fitted
+        The whole error, for what the noise does not describe (unhit levels, delays, angles).
+
+    Returns
+    -------
+    tuple
+        The error, and the mean position NLL of these reports [nats].
+    """
+    kept = {
+        name: getattr(fitted, name)
+        for name in ("unhit_dbm", "unhit_db", "delay_core_ns", "azimuth_core_deg", "beam_db")
+    }
+    reports = reports.isel(report=slice(_PLAIN_REPORTS))
+    batch = to_batch(reports, places.atlas)
+    trials = [MapError(core_db=sigma, **kept) for sigma in _PLAIN_SIGMAS_DB]
+    models = [MeasurementModel(city.measurements, city.radio, error) for error in trials]
+    total, used = np.zeros(len(trials)), 0
+    for around, place, report in _located(places, batch, reports):
+        for k, model in enumerate(models):
+            levels = log_prob_over(model.levels, report, around.levels)[0].double()
+            log_mass = torch.log_softmax(levels + _others(model, report, around), dim=0)
+            total[k] -= float(log_mass[place]) - 2 * np.log(around.window.cell_m)
+        used += 1
+    best = int(total.argmin())
+    return trials[best], float(total[best]) / max(used, 1)
+
+
+def _located(
+    places: PlaceMaps, batch: ReportBatch, reports: xr.Dataset
+) -> Iterator[tuple[Around, int, ReportBatch]]:
+    """Reports one by one with the maps around their serving sector and their true place there.
+
+    Places that the twin does not hold are left out: no error makes them likelier.
+    """
+    for i in np.argsort(batch.sector[:, 0].numpy(), kind="stable"):
+        around = places.around(int(batch.sector[i, 0]))
+        place = around.index_of(float(reports.x_m[i]), float(reports.y_m[i]))
+        if place >= 0:
+            yield around, place, batch[int(i) : int(i) + 1]
+
+
+def _others(model: MeasurementModel, report: ReportBatch, around: Around) -> Tensor:
+    """Log-likelihood of all fields but the levels, shape (place,)."""
+    value = model.quality_log_prob(report, around.levels)
+    return (value + model.serving_log_prob(report, around.serving))[0].double()
 
 
 def _total_error_db(
