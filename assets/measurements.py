@@ -10,6 +10,7 @@ from assets.inputs import WORLD_STAGES, AtlasInputs, content_of
 from assets.partitions import (
     city_and_tile,
     city_partitions,
+    city_to_its_tiles,
     tile_partitions,
     tile_to_neighbours,
     tiles_to_their_city,
@@ -26,24 +27,32 @@ _MODULE = "ueloc_core.measurement.tracks"
 @dg.asset(
     partitions_def=tile_partitions,
     deps=[
-        dg.AssetDep(name, partition_mapping=tile_to_neighbours) for name in WORLD_STAGES.values()
+        *(
+            dg.AssetDep(name, partition_mapping=tile_to_neighbours)
+            for name in WORLD_STAGES.values()
+        ),
+        dg.AssetDep("osm_extract", partition_mapping=city_to_its_tiles),
     ],
     check_specs=[contract("measurements")],
     **stage("measurement", _MODULE, {"xarray", "zarr"}),
 )
 def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
     """Reports of the terminals that the tile's sectors serve, with their true positions."""
+    from ueloc_core.geodata import osm
     from ueloc_core.measurement.dataset import load_reports
     from ueloc_core.measurement.schemas import ReportSchema
 
     city, tile = city_and_tile(context.partition_key)
     artifacts = store.open()
     near = AtlasInputs.require(artifacts, city, city.neighbour_tiles(tile.name), **WORLD_STAGES)
+    extract = artifacts.require(ArtifactKey(city.name, "osm_extract"))
+    features = osm.load_features(extract.path, city.scene_ground(tile))
+    roads = features[features["kind"] == "road"]
 
     def compute(out: Path) -> dict[str, Any]:
         from ueloc_core.measurement.tracks import build_measurements
 
-        return build_measurements(city, tile, near.load(city), out)
+        return build_measurements(city, tile, near.load(city), roads, out)
 
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "measurements", tile.name),
@@ -51,7 +60,7 @@ def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.
         code_version=code_version(_MODULE),
         params=city.params("bbox", "grid", "tiles", "window", "radio", "measurements", "seed")
         | {"crs": city.crs_code},
-        inputs=near.digests,
+        inputs={**near.digests, "roads": osm.features_digest(roads)},
     )
     reports = load_reports(artifact.path)
     checks = [conforms(reports, ReportSchema)]

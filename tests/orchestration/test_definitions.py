@@ -115,14 +115,14 @@ def test_lineage(pipeline):
     assert parents["world_scene"] == {"osm_extract", "scene", "sites"}
     assert parents["world_sites"] == {"scene", "sites", "world_scene"}
     assert parents["world_radio_map"] == {"world_scene", "world_sites"}
-    assert parents["measurements"] == {"world_radio_map", "world_scene", "world_sites"}
+    world = {"world_radio_map", "world_scene", "world_sites"}
+    assert parents["measurements"] == world | {"osm_extract"}
     assert parents["measurement_set"] == {"measurements", "sites"}
     assert parents["map_error"] == {"measurement_set"} | twin
     assert parents["posterior_model"] == {"measurement_set", "map_error"} | twin
     assert parents["coverage"] == twin
     assert not any("coverage" in read for read in parents.values())  # nobody waits for it
     # the locator never sees the world: reports alone come from it
-    world = {"world_scene", "world_sites", "world_radio_map"}
     reads_the_world = {name for name, read in parents.items() if read & world}
     assert reads_the_world == {"world_sites", "world_radio_map", "measurements"}
 

@@ -63,7 +63,7 @@ def test_a_training_setting_runs_the_model_and_what_follows(trial, computed):
 
 
 def test_a_reading_error_leaves_the_maps_alone(trial, computed):
-    trial.edit(measurements={"rsrp_sigma_db": 3.0})
+    trial.edit(measurements={"terminal": {"level_sigma_db": 3.0}})
     tallies = computed(trial.regenerate())
     assert {"radio_map", "coverage"}.isdisjoint(tallies)
     assert tallies["measurements"] == 6
