@@ -218,8 +218,12 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How the locators are compared."""
+    """How the locators are compared.
+
+    At most ``path_traced_reports`` reports of test tracks get exact paths (docs/path_traced.md).
+    """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
+    path_traced_reports: Annotated[int, Field(ge=16)] = 400
     knn_neighbours: Annotated[int, Field(ge=1)] = 8
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
