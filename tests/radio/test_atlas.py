@@ -1,10 +1,13 @@
 """Maps of many sectors as one."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_up_world import default_atlas
 
-from ueloc_core.errors import RadioError
+from ueloc_core.errors import RadioError, StoreError
 from ueloc_core.grid import Window
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.cube import CUBE_STORE, make_cube, write_cube
@@ -75,7 +78,7 @@ def test_best_server_is_the_maximum(atlas):
     np.testing.assert_array_equal(best[known], np.nanmax(whole[:, known], axis=0))
 
 
-def stored(atlas, folder, sector_ids, names):
+def stored(atlas, folder, sector_ids, names, further=()):
     """Stores of one tile, the table and the cube naming sectors of their own choice."""
     folder.mkdir()
     table = atlas.sectors[atlas.sectors.sector_id.isin(sector_ids)]
@@ -85,6 +88,7 @@ def stored(atlas, folder, sector_ids, names):
     layers = {
         "path_gain_db": atlas.rsrp_dbm[chosen].reshape(-1, n, n) - ELEMENT_POWER_DBM,
         "path_gain_se_db": atlas.rsrp_se_db[chosen].reshape(-1, n, n),
+        **{name: atlas.layer(name)[chosen].reshape(-1, n, n) for name in further},
     }
     windows = [atlas.windows[i] for i in chosen]
     cube = make_cube(atlas.city, atlas.sectors.iloc[chosen], windows, layers, {})
@@ -119,3 +123,71 @@ def test_a_city_without_sectors_is_refused(atlas, tmp_path):
     tiles = {"a": stored(atlas, tmp_path / "a", [], [])}
     with pytest.raises(RadioError, match="no sector stands"):
         MapAtlas.load(atlas.city, {}, tiles, tiles)
+
+
+# -- further layers -------------------------------------------------------------------------
+
+STEPS = {"first_arrival_ns": 0.5, "delay_spread_ns": 0.5, "departure_azimuth_deg": 0.1}
+
+
+@pytest.fixture
+def two_tiles(atlas, tmp_path):
+    return {
+        "b": stored(atlas, tmp_path / "b", [10, 12, 31], [31, 10, 12], STEPS),
+        "a": stored(atlas, tmp_path / "a", [11, 52], [52, 11], STEPS),
+    }
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_further_layers_are_those_of_the_same_sectors(atlas, two_tiles, name):
+    loaded = MapAtlas.load(atlas.city, {}, two_tiles, two_tiles)
+    chosen = [atlas.index_of[s] for s in loaded.sectors.sector_id]
+    expected, found = atlas.layer(name)[chosen], loaded.layer(name)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    off = np.abs(found - expected)
+    if name.endswith("azimuth_deg"):
+        off = np.minimum(off, 360 - off)
+    assert np.nanmax(off) <= STEPS[name] / 2 + 1e-3
+    assert len({float(np.nansum(of_sector)) for of_sector in expected}) == len(chosen)
+
+
+def test_a_layer_is_read_once(atlas, two_tiles):
+    """What has been read stays, whatever becomes of the stores; what has not is missed."""
+    loaded = MapAtlas.load(atlas.city, {}, two_tiles, two_tiles)
+    assert loaded.layers == {}
+    first = loaded.layer("delay_spread_ns")
+    delays = loaded.first_arrival_ns
+    for folder in two_tiles.values():
+        shutil.rmtree(folder)
+    assert loaded.layer("delay_spread_ns") is first
+    assert loaded.first_arrival_ns is delays
+    assert set(loaded.layers) == {"delay_spread_ns", "first_arrival_ns"}
+    with pytest.raises(StoreError):
+        loaded.layer("departure_azimuth_deg")
+
+
+def test_a_layer_that_no_store_holds_is_named(atlas, two_tiles):
+    loaded = MapAtlas.load(atlas.city, {}, two_tiles, two_tiles)
+    with pytest.raises(StoreError, match="arrival_spread_deg"):
+        loaded.layer("arrival_spread_deg")
+    bare = replace(atlas, layers={})
+    with pytest.raises(RadioError, match="no layer delay_spread_ns"):
+        bare.layer("delay_spread_ns")
+    assert bare.first_arrival_ns is None
+    assert atlas.first_arrival_ns is atlas.layers["first_arrival_ns"]
+
+
+def test_a_tile_without_sectors_changes_nothing(atlas, two_tiles, tmp_path):
+    wider = two_tiles | {"c": stored(atlas, tmp_path / "c", [], [], STEPS)}
+    with_empty, without = (MapAtlas.load(atlas.city, {}, t, t) for t in (wider, two_tiles))
+    assert with_empty.sectors.sector_id.tolist() == without.sectors.sector_id.tolist()
+    for name in STEPS:
+        np.testing.assert_array_equal(with_empty.layer(name), without.layer(name))
+
+
+def test_sites_are_counted_from_zero(atlas):
+    ids = atlas.sectors.site_id.to_numpy()
+    assert sorted(set(atlas.site.tolist())) == list(range(len(set(ids.tolist()))))
+    together = ids[:, None] == ids[None]
+    np.testing.assert_array_equal(atlas.site[:, None] == atlas.site[None], together)

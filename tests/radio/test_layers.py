@@ -4,15 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
-from made_up_world import default_atlas
+import xarray as xr
+from made_up_world import default_atlas, outdoor_points
 from pyproj import CRS
 
 from ueloc_core.errors import RadioError
 from ueloc_core.grid import Window
+from ueloc_core.measurement.audible import AudibleSectors
 from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.population import Population
 from ueloc_core.measurement.reports import decode_rsrq, decode_sinr
-from ueloc_core.radio.atlas import MapAtlas
+from ueloc_core.measurement.simulate import Terminals
 from ueloc_core.radio.layers import derived_layers
 from ueloc_core.radio.link import throughput_mbps, timing_advance_step_m
 from ueloc_core.units import SPEED_OF_LIGHT_M_S, noise_per_resource_element_dbm
@@ -30,14 +33,9 @@ def layers(atlas):
     return derived_layers(atlas.city, atlas)
 
 
-@dataclasses.dataclass(frozen=True)
-class TimedAtlas(MapAtlas):
-    first_arrival_ns: np.ndarray | None = None
-
-
 def timed(atlas, delays_ns):
-    fields = {f.name: getattr(atlas, f.name) for f in dataclasses.fields(MapAtlas)}
-    return TimedAtlas(**fields, first_arrival_ns=delays_ns)
+    """The atlas with other delays."""
+    return dataclasses.replace(atlas, layers=atlas.layers | {"first_arrival_ns": delays_ns})
 
 
 def alone(atlas, level_dbm):
@@ -48,6 +46,7 @@ def alone(atlas, level_dbm):
         windows=atlas.windows[:1],
         rsrp_dbm=np.full_like(atlas.rsrp_dbm[:1], level_dbm),
         rsrp_se_db=atlas.rsrp_se_db[:1],
+        layers={name: values[:1] for name, values in atlas.layers.items()},
     )
 
 
@@ -65,7 +64,8 @@ def noise_dbm(city):
 def test_every_layer_has_units_a_name_and_a_place_on_earth(atlas, layers):
     assert set(layers.data_vars) == {
         "rsrp_dbm", "snr_db", "sinr_db", "rsrq_db", "rssi_dbm", "best_server", "serving_rsrp_dbm",
-        "serving_sinr_db", "cqi", "mcs", "throughput_mbps",
+        "serving_sinr_db", "cqi", "mcs", "throughput_mbps", "timing_advance",
+        "serving_timing_advance",
     }  # fmt: skip
     for name, layer in layers.data_vars.items():
         assert layer.dims in (("sector", "y", "x"), ("y", "x")), name
@@ -77,8 +77,6 @@ def test_every_layer_has_units_a_name_and_a_place_on_earth(atlas, layers):
 
 
 def test_layers_are_stored_and_read_back(layers, tmp_path):
-    import xarray as xr
-
     layers.to_zarr(tmp_path / "layers.zarr", zarr_format=3, consolidated=False)
     with xr.open_zarr(tmp_path / "layers.zarr", consolidated=False) as stored:
         xr.testing.assert_identical(stored.load(), layers)
@@ -204,19 +202,51 @@ def test_quality_rises_with_the_sinr(atlas, layers):
 # -- the same as reports --------------------------------------------------------------------
 
 
-def test_reports_without_deviations_are_the_layers(atlas, layers):
+def quiet(measurements):
+    """All random deviations made small, below what a city file allows."""
+
+    def changed(section, **values):
+        return section.model_copy(update=values)
+
+    return changed(
+        measurements,
+        dropout_probability=0.0,
+        shadowing=changed(measurements.shadowing, sigma_db=0.0),
+        terminal=changed(
+            measurements.terminal, gain_sigma_db=0.0, clock_sigma_ns=0.0, level_sigma_db=1e-4
+        ),
+        fading=changed(measurements.fading, averaged_samples=10**9),
+        timing=changed(measurements.timing, late_share_los=0.0, late_share_nlos=0.0, floor_ns=1e-4),
+        quality=changed(
+            measurements.quality,
+            interference_sigma_db=1e-4,
+            sigma_db=1e-4,
+            throughput_sigma=1e-4,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(atlas, layers):
+    """Reports without deviations, and the grid cells (row, column) that they come from."""
+    settings = quiet(atlas.city.measurements)
+    places = PlaceMaps(atlas, settings)
+    model = MeasurementModel(settings, atlas.city.radio, MapError.none())
+    audible = AudibleSectors.of(places, atlas.ground, atlas.outdoor)
+    rng = np.random.default_rng(1)
+    x_m, y_m = outdoor_points(atlas, 4000, rng)
+    row, column = atlas.ground.indices(x_m, y_m)
+    heard = layers.serving_rsrp_dbm.values[row, column] > -118
+    x_m, y_m, row, column = (v[heard] for v in (x_m, y_m, row, column))
+    around = Population(model, places, audible, 5).surroundings(
+        audible.rows_at(x_m, y_m), x_m, y_m, np.zeros(len(x_m))
+    )
+    return model.sample(around, rng, Terminals.unrelated(len(x_m))), row, column
+
+
+def test_reports_without_deviations_are_the_layers(atlas, layers, undisturbed):
     """All random deviations made small, a report differs by its encoding alone."""
-    quiet = {
-        "rsrp_sigma_db": 1e-4,
-        "interference_sigma_db": 1e-4,
-        "quality_sigma_db": 1e-4,
-        "dropout_probability": 0.0,
-    }
-    config = atlas.city.measurements.model_copy(update=quiet)
-    model = MeasurementModel(config, atlas.city.radio, MapError.none())
-    row, column = np.nonzero((layers.serving_rsrp_dbm > -118).values)
-    rsrp = torch.from_numpy(layers.rsrp_dbm.values[:, row, column].T.copy())
-    batch = model.sample(rsrp, torch.Generator().manual_seed(1))
+    (batch, row, column), load = undisturbed, atlas.city.radio.load
     served = batch.sector[:, 0].numpy()
     assert len(served) > 1000
     # of two sectors in one step of the level, either may serve
@@ -232,6 +262,22 @@ def test_reports_without_deviations_are_the_layers(atlas, layers):
     cqi = layers.cqi.values[row, column][same]
     assert np.abs(batch.cqi.numpy()[same] - cqi).max() <= 1
     assert (batch.cqi.numpy()[same] == cqi).mean() > 0.8
+    # rounded down to 1 kbit/s; the level's step moves the SINR by half a decibel
+    expected = 1e3 * (1 - load) * layers.throughput_mbps.values[row, column][same]
+    found = batch.throughput.numpy()[same]
+    ratio = found[expected > 2e4] / expected[expected > 2e4]
+    assert np.abs(np.log(ratio)).max() < 0.3
+    assert np.abs(np.log(ratio)).mean() < 0.05
+
+
+def test_timing_advances_without_deviations_are_the_layer(layers, undisturbed):
+    """The first arrival's step; next to its edge the remaining noise (bandwidth, SNR) decides."""
+    batch, row, column = undisturbed
+    served = batch.sector[:, 0].numpy()
+    advance = layers.timing_advance.values[served, row, column]
+    assert advance.max() > advance.min()
+    assert np.abs(batch.ta.numpy() - advance).max() <= 1
+    assert (batch.ta.numpy() == advance).mean() > 0.8
 
 
 # -- timing advance -------------------------------------------------------------------------
@@ -268,9 +314,13 @@ def test_timing_advance_follows_the_first_arrival(atlas):
 
 
 def test_without_delays_there_is_no_timing_advance(atlas, layers):
-    for unknown in (layers, derived_layers(atlas.city, timed(atlas, None))):
-        assert "timing_advance" not in unknown
-        assert "serving_timing_advance" not in unknown
+    """Nothing else changes."""
+    unknown = derived_layers(atlas.city, dataclasses.replace(atlas, layers={}))
+    assert "timing_advance" not in unknown
+    assert "serving_timing_advance" not in unknown
+    xr.testing.assert_identical(
+        unknown, layers.drop_vars(["timing_advance", "serving_timing_advance"])
+    )
 
 
 def test_delays_of_other_sectors_are_refused(atlas):
