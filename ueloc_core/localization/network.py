@@ -24,7 +24,9 @@ _TOKEN_WIDTH = 64
 _HEADS = 4
 _LAYERS = 2
 _EVIDENCE_FEATURES = 7
-_KERNELS = 4
+_KERNELS = 2
+_SHIFTS = 5
+_SHIFT_REACH, _SHIFT_SIGMA = 0.7, 0.35  # of the common shifts, in units of 10 dB
 _SILENCE_START = 0.5  # weight of the unreported sectors' evidence before anything is learned
 _CONTEXT_FEATURES = 9
 _HALF = 2
@@ -174,19 +176,27 @@ class _MeasurementEncoder(nn.Module):
 class _SectorKernels(nn.Module):
     """Heavy-tailed kernels of the level difference, set by each sector's token.
 
-    Channel k is ``-sum_s w_sk log(1 + ((d_s - b_sk) / c_sk)^2)`` over the sectors s that a ray
-    reaches, d the reported minus the mapped level in units of 10 dB; a last channel sums a
-    penalty over the sectors that no ray reaches.
+    Channel k is ``log sum_j v_j exp(-sum_s w_sk log(1 + ((d_s - c_j - b_sk) / a_sk)^2))`` over the
+    sectors s that a ray reaches, d the reported minus the mapped level in units of 10 dB: a
+    learned likelihood in which what all levels share (the terminal's gain offset, common
+    shadowing) is summed out over a few shifts c_j, as the measurement model does. A last channel
+    sums a penalty over the sectors that no ray reaches.
     """
+
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.condition = nn.Linear(_TOKEN_WIDTH, 3 * _KERNELS + 1)
         nn.init.normal_(self.condition.weight, std=0.02)
-        width = torch.linspace(-1.0, 1.0, _KERNELS)
-        start = torch.cat([torch.full((_KERNELS,), -1.0), torch.zeros(_KERNELS), width])
+        width = torch.linspace(-1.2, 0.6, _KERNELS)
+        start = torch.cat([torch.full((_KERNELS,), -0.5), torch.zeros(_KERNELS), width])
         with torch.no_grad():
             self.condition.bias.copy_(torch.cat([start, torch.tensor([0.5])]))
+        shift = torch.linspace(-1.0, 1.0, _SHIFTS)
+        self.spacing = nn.Parameter(torch.tensor(_SHIFT_REACH))  # in units of 10 dB
+        self.register_buffer("shift", shift, persistent=False)
+        self.shift_logit = nn.Parameter(-0.5 * (shift * _SHIFT_REACH / _SHIFT_SIGMA) ** 2)
 
     def forward(self, batch: WindowBatch, tokens: Tensor) -> Tensor:
         mapped = batch.half_rsrp_dbm
@@ -194,12 +204,17 @@ class _SectorKernels(nn.Module):
         difference = (batch.level_dbm[:, :, None, None] - mapped.nan_to_num(0.0)) / 10
         known = hit & batch.present[:, :, None, None]
         parameters = self.condition(tokens)[..., None, None].unbind(dim=2)
+        log_weight = torch.log_softmax(self.shift_logit, dim=0)
         channels = []
         for k in range(_KERNELS):
-            weight = nn.functional.softplus(parameters[k])
-            centre, inverse = parameters[_KERNELS + k], torch.exp(-parameters[2 * _KERNELS + k])
-            value = torch.log1p(((difference - centre) * inverse) ** 2) * weight
-            channels.append(-torch.where(known, value, 0.0).sum(dim=1))
+            weight = torch.where(known, nn.functional.softplus(parameters[k]), 0.0)
+            inverse = torch.exp(-parameters[2 * _KERNELS + k])
+            scaled = (difference - parameters[_KERNELS + k]) * inverse
+            terms = [
+                log_weight[j] - (torch.log1p((scaled - shift * inverse) ** 2) * weight).sum(dim=1)
+                for j, shift in enumerate(self.shift * self.spacing)
+            ]
+            channels.append(torch.stack(terms).logsumexp(dim=0))
         unknown = ~hit & batch.present[:, :, None, None]
         penalty = nn.functional.softplus(parameters[-1])
         channels.append(-torch.where(unknown, penalty, 0.0).sum(dim=1))
@@ -213,7 +228,10 @@ class _SectorEvidence(nn.Module):
         super().__init__()
         self.inward = nn.Linear(_EVIDENCE_FEATURES, channels)
         self.condition = nn.Linear(_TOKEN_WIDTH, 2 * channels)
-        self.outward = nn.Linear(channels, channels)
+        # nonlinear after the sum: what the levels share shows in the sums of powers alone
+        self.outward = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
+        )
 
     def forward(
         self, reported: Tensor, mapped: Tensor, se: Tensor, tokens: Tensor, present: Tensor

@@ -57,9 +57,9 @@ _FITTED = (
 )
 _SEARCHED: tuple[dict[str, tuple[float, ...]], ...] = (
     {
-        "delay_core_ns": (0.0, 3.0, 6.0, 12.0, 25.0, 50.0),
-        "delay_tail_share": (0.0, 0.01, 0.03, 0.06, 0.12, 0.25),
-        "delay_tail_ns": (100.0, 250.0, 600.0),
+        "delay_core_ns": (0.0, 3.0, 8.0, 20.0, 50.0),
+        "delay_tail_share": (0.0, 0.02, 0.06, 0.15),
+        "delay_tail_ns": (100.0, 400.0),
     },
     {
         "azimuth_core_deg": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0),
@@ -69,6 +69,7 @@ _SEARCHED: tuple[dict[str, tuple[float, ...]], ...] = (
 )
 _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
+_SERVING_REPORTS = 200
 _PLAIN_REPORTS = 60
 _PLAIN_SIGMAS_DB = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0)
 _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
@@ -201,7 +202,7 @@ def fit_serving(
     """
     present = (reports.ta, reports.aoa, reports.beam[:, 0])
     for grid, code in zip(_SEARCHED, present, strict=True):
-        there = torch.nonzero(code != MISSING)[:, 0]
+        there = torch.nonzero(code != MISSING)[:_SERVING_REPORTS, 0]
         if len(there) < _MIN_REPORTS:
             continue
         some, maps = reports[there], serving.rows(there)
