@@ -97,7 +97,7 @@ def surroundings(model, level_dbm, site, count, rng, *, noise_db=1.5, lasting=Tr
         mapped_mw=np.tile(np.nan_to_num(10 ** (level / 10)), (count, 1)),
         noise_db=np.full((count, len(level)), noise_db),
         others_mw=np.zeros(count),
-        serving=lambda rows, sectors: serving_maps(len(rows), **(serving or {})),
+        serving=lambda rows, _: serving_maps(len(rows), **(serving or {})),
     )
 
 

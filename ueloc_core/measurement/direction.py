@@ -5,17 +5,27 @@ at which it sends. The angle is Gaussian around the map's mean azimuth, as wide 
 the paths' own spread make it, with a share of outliers. A beam's level differs from the sector's
 by the gain of its pattern over the sector's at the map's departure angles, and fades on its own.
 Which beams are reported follows from their codes, so the likelihood of a list is exact.
+
+The map's errors are one for the reports of a place. Their product is a function of the mapped
+azimuth and spread, and of each beam's mapped offset; it is tabulated with the errors integrated
+out (`SamePlaceDirections`).
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ueloc_core.measurement.accuracy import direction_sigma_deg
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.bins import SMALLEST_PROBABILITY, bin_probability, normal_cdf
+from ueloc_core.measurement.bins import (
+    SMALLEST_PROBABILITY,
+    bin_probability,
+    normal_cdf,
+    widened,
+)
 from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.reports import (
     L1_RSRP,
@@ -30,6 +40,9 @@ UNKNOWN_BEAM_DB = 12.0  # scatter of a beam against its sector where no departur
 UNKNOWN_AZIMUTH_DEG = 40.0  # and of the departure around the straight line
 _OPEN_DB = 1e4
 _ABSOLUTE = -1  # stands for the absolute code among the steps
+_SPREADS_DEG = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
+_OFFSETS_DB = (-70.0, 50.0, 0.25)  # of beams: first, last and step
+_LEAST = 1e-60
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,10 @@ class DirectionLikelihood:
             uplink_sinr_db[:, None], maps.spread_deg, self.settings.direction
         )
         wider = torch.where(known, self.map_error.azimuth_core_deg, UNKNOWN_AZIMUTH_DEG)
-        sigma = (sigma**2 + wider**2) ** 0.5
-        code = reports.aoa[:, None]
-        low = UL_AOA.lower_edge(code.to(torch.float32))
-        low = torch.remainder(low - mean + 180.0, 360.0) - 180.0
-        inside = sum(
-            bin_probability(low + turn, low + turn + UL_AOA.step, 0.0, sigma)
-            for turn in (-360.0, 0.0, 360.0)
-        )
         outliers = self.settings.direction.outlier_share
         outliers = 1 - (1 - outliers) * (1 - self.map_error.azimuth_tail_share * known.float())
-        mixed = (1 - outliers) * inside + outliers * UL_AOA.step / 360.0
+        code = reports.aoa[:, None]
+        mixed = angle_probability(code, mean, (sigma**2 + wider**2) ** 0.5, outliers)
         return torch.where(code == MISSING, 0.0, mixed.clamp_min(SMALLEST_PROBABILITY).log())
 
     def beams_log_prob(self, reports: ReportBatch, maps: DepartureMaps) -> Tensor:
@@ -106,12 +112,18 @@ class DirectionLikelihood:
             UNKNOWN_BEAM_DB,
         )
         loc = reports.level_dbm[:, :1, None] + torch.where(known, offset, -UNKNOWN_BEAM_DB)
-        low, high = self._bins(reports, offset.shape[1])
-        inside = bin_probability(low[..., None], high[..., None], loc, sigma)
-        below = normal_cdf((high[..., None] - loc) / sigma)
-        probability = torch.where(low[..., None] == -math.inf, below, inside)
+        probability = self.beam_probability(reports, loc, sigma)
         log_prob = probability.clamp_min(SMALLEST_PROBABILITY).log().sum(dim=1)
         return torch.where(reports.beam[:, :1] == MISSING, 0.0, log_prob)
+
+    def beam_probability(self, reports: ReportBatch, loc_dbm: Tensor, sigma: Any) -> Tensor:
+        """Probability of what is reported of each beam at mean levels, shape of `loc_dbm`.
+
+        `loc_dbm` has shape (report, beam, ...).
+        """
+        low, high = (v[..., None] for v in self._bins(reports, loc_dbm.shape[1]))
+        inside = bin_probability(low, high, loc_dbm, sigma)
+        return torch.where(low == -math.inf, normal_cdf((high - loc_dbm) / sigma), inside)
 
     def _bins(self, reports: ReportBatch, beams: int) -> tuple[Tensor, Tensor]:
         """Interval [dBm] that each beam's level lies in, shape (report, beam).
@@ -135,6 +147,107 @@ class DirectionLikelihood:
             at = reports.beam[there, slot]
             low[there, at], high[there, at] = own[0][there, slot], own[1][there, slot]
         return low, high
+
+
+class SamePlaceDirections:
+    """Log-likelihood of angles and beams in reports from one place that one sector serves.
+
+    Parameters
+    ----------
+    likelihood
+        The model of angles and beams.
+    reports
+        The reports.
+    uplink_sinr_db
+        Expected uplink SINR of each [dB], shape (report,).
+    """
+
+    def __init__(
+        self, likelihood: DirectionLikelihood, reports: ReportBatch, uplink_sinr_db: Tensor
+    ) -> None:
+        self.likelihood = likelihood
+        angles = reports.aoa != MISSING
+        self._angles, self._sinr = reports[angles], uplink_sinr_db[angles]
+        self._beams = reports[reports.beam[:, 0] != MISSING]
+
+    def log_prob(self, maps: DepartureMaps) -> Tensor:
+        """Log-likelihood at places, shape (place,); the maps have one row."""
+        value = torch.zeros(maps.azimuth_deg.shape[1])
+        if len(self._angles):
+            value = value + self._azimuth(maps)
+        if len(self._beams):
+            value = value + self._beam_levels(maps.beam_offset_db[0])
+        return value
+
+    def _azimuth(self, maps: DepartureMaps) -> Tensor:
+        direction, error = self.likelihood.settings.direction, self.likelihood.map_error
+        step = 1.0 / math.ceil(4.0 / min(direction.floor_deg, 1.0))
+        azimuth = step * torch.arange(round(360.0 / step), dtype=torch.float64)
+        classes = torch.tensor(_SPREADS_DEG, dtype=torch.float64)
+        given = torch.ones(len(classes), len(azimuth), dtype=torch.float64)
+        for n in range(len(self._angles)):
+            sigma = direction_sigma_deg(self._sinr[n].double(), classes, direction)[:, None]
+            code = self._angles.aoa[n]
+            given *= angle_probability(code, azimuth, sigma, direction.outlier_share)
+        nowhere = given.mean(dim=1, keepdim=True)
+        tail = error.azimuth_tail_share
+        mapped = (1 - tail) * widened(given, error.azimuth_core_deg / step) + tail * nowhere
+        tables = torch.stack([mapped, widened(given, UNKNOWN_AZIMUTH_DEG / step)])
+        known = ~maps.azimuth_deg[0].isnan()
+        mean = torch.where(known, maps.azimuth_deg[0], maps.bearing_deg[0])
+        place = (ul_aoa_of_compass_deg(mean) / step).double()
+        node = place.detach().floor().long()
+        spread = maps.spread_deg[0].nan_to_num(0.0).double().clamp(0, _SPREADS_DEG[-1])
+        row = (torch.bucketize(spread, classes, right=True) - 1).clamp(0, len(classes) - 2)
+        # a Gaussian's logarithm is linear in the inverse of its variance
+        width = 1 / (direction.floor_deg**2 + (direction.spread_share * classes) ** 2)
+        own = 1 / (direction.floor_deg**2 + (direction.spread_share * spread) ** 2)
+        share = ((own - width[row]) / (width[row + 1] - width[row])).nan_to_num(0.0)
+        kind, tables = (~known).long(), tables.clamp_min(_LEAST).log()
+        low, high = (
+            torch.lerp(
+                tables[kind, row + k, node % len(azimuth)],
+                tables[kind, row + k, (node + 1) % len(azimuth)],
+                place - node,
+            )
+            for k in (0, 1)
+        )
+        return torch.lerp(low, high, share).to(torch.float32)
+
+    def _beam_levels(self, offset_db: Tensor) -> Tensor:
+        like, sigma = self.likelihood, self.likelihood.settings.beams.sigma_db
+        first, last, step = _OFFSETS_DB
+        margin = round(4 * UNKNOWN_BEAM_DB / step)
+        nodes = torch.arange(round((last - first) / step) + 1 + 2 * margin, dtype=torch.float64)
+        offset = first + step * (nodes - margin)
+        loc = self._beams.level_dbm[:, :1, None].double() + offset
+        loc = loc.expand(-1, len(offset_db), -1)
+        given = like.beam_probability(self._beams, loc, sigma).prod(dim=0)  # (beam, node)
+        rest = math.sqrt(max(UNKNOWN_BEAM_DB**2 - sigma**2, 0.0))
+        mapped = widened(given, float(like.map_error.beam_db) / step)
+        unknown = widened(given, rest / step)
+        known = ~offset_db.isnan()
+        place = (offset_db.nan_to_num(-UNKNOWN_BEAM_DB).double() - first) / step + margin
+        place = place.clamp(margin, len(nodes) - margin - 1.001)
+        node = place.detach().floor().long()
+        low, high = (
+            torch.where(known, mapped.gather(1, node + k), unknown.gather(1, node + k))
+            for k in (0, 1)
+        )
+        value = torch.lerp(low, high, place - node).clamp_min(_LEAST).log()
+        return value.sum(dim=0).to(torch.float32)
+
+
+def angle_probability(code: Tensor, mean_deg: Tensor, sigma_deg: Tensor, outliers: Any) -> Tensor:
+    """Probability of UL-AoA codes around a mean [deg], wrapped, with a share of outliers."""
+    low = UL_AOA.lower_edge(code.to(mean_deg.dtype))
+    low = torch.remainder(low - mean_deg + 180.0, 360.0) - 180.0
+    inside = sum(
+        bin_probability(low + turn, low + turn + UL_AOA.step, 0.0, sigma_deg)
+        for turn in (-360.0, 0.0, 360.0)
+    )
+    mixed: Tensor = (1 - outliers) * inside + outliers * UL_AOA.step / 360.0
+    return mixed
 
 
 def beam_interval(reports: ReportBatch, beam: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

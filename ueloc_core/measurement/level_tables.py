@@ -120,7 +120,7 @@ class LevelTables:
         first = (self._of_sector[:, None] * 2 + (~hit).long()) * classes + row
         # shifts are whole steps, so that in this order each look-up is one run of numbers
         steps = self.table.flatten(0, 2)[:, : nodes - nodes % _NODES_PER_STEP]
-        steps = steps.unflatten(1, (-1, _NODES_PER_STEP)).transpose(1, 2).contiguous()
+        steps = steps.reshape(len(steps), -1, _NODES_PER_STEP).transpose(1, 2).contiguous()
         runs = steps.unfold(2, 2 * shifts + 1, 1)
 
         def read(of_row: Tensor, of_node: Tensor) -> Tensor:

@@ -222,7 +222,7 @@ class LevelLikelihood:
             weak, given_lost = (normal_cdf((edge - loc) / scale) for edge in ceiling)
             return (1 - lost) * weak + lost * given_lost
 
-        probability = self._mixed(below, mean_dbm, spread_db, hit)
+        probability: Tensor = self._mixed(below, mean_dbm, spread_db, hit)
         return probability.clamp_min(SMALLEST_PROBABILITY).log()
 
     def _mixed(self, probability: Any, mean: Tensor, spread: Tensor, hit: Tensor) -> Tensor:
@@ -233,7 +233,8 @@ class LevelLikelihood:
         share = torch.where(hit, self.tail_share(mean, spread), 0.0)
         tail_scale = (spread**2 + self.map_error.tail_db**2) ** 0.5
         tail = probability(mean + self.map_error.tail_bias_db, tail_scale)
-        return (1 - share) * core + share * tail
+        mixed: Tensor = (1 - share) * core + share * tail
+        return mixed
 
     @property
     def has_no_tail(self) -> bool:
@@ -278,7 +279,7 @@ class LevelLikelihood:
         """Standard deviation of the map's own error but for its tail [dB]."""
         error = self.map_error
         se = torch.where(maps.se_db.isnan(), ONE_HIT_DB, maps.se_db)
-        core = (error.core_db**2 + (error.core_per_se * se) ** 2) ** 0.5
+        core: Tensor = (error.core_db**2 + (error.core_per_se * se) ** 2) ** 0.5
         return torch.where(maps.rsrp_dbm.isnan(), error.unhit_db, core)
 
     def variance_of(self, weights: Tensor) -> float:

@@ -31,8 +31,17 @@ from ueloc_core.measurement import scenarios
 from ueloc_core.measurement.accuracy import uplink_sinr_db
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.bins import log_code
-from ueloc_core.measurement.direction import DepartureMaps, DirectionLikelihood
-from ueloc_core.measurement.level_tables import TrackLevels, log_prob_over
+from ueloc_core.measurement.direction import (
+    DepartureMaps,
+    DirectionLikelihood,
+    SamePlaceDirections,
+)
+from ueloc_core.measurement.level_tables import (
+    Groups,
+    TrackLevels,
+    default_groups,
+    log_prob_over,
+)
 from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
 from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING, UL_SINR
@@ -119,43 +128,58 @@ class MeasurementModel:
         serving: ServingMaps | None = None,
         *,
         shared: float = 1.0,
+        groups: Groups | None = None,
     ) -> Tensor:
         """Log-likelihood of the T reports of one terminal, shape (place,).
+
+        Its gain offset and clock are one for all reports, the map's errors for those of one
+        place (where one sector serves, as to timing, angle and beams).
 
         Parameters
         ----------
         reports
             T reports of one track, in order of time.
         maps
-            One row: the terminal stands still at each place. T rows: places of each report
-            along paths.
+            One row: the terminal stands still at each place. T rows, or one for each group:
+            places of each report along paths.
         serving
             Maps of the serving sectors at the place of each report, T rows.
         shared
             Mean correlation of the shadowing between the places of a path.
+        groups
+            Which reports come from one place; as of `TrackLevels.at`.
         """
-        value = TrackLevels(self.levels, reports).at(maps, shared=shared)
-        value = value + self.quality_log_prob(reports, maps).sum(dim=0)
+        groups = default_groups(len(reports), len(maps)) if groups is None else groups
+        value = TrackLevels(self.levels, reports).at(maps, shared=shared, groups=groups)
         value = value + self.constants(reports).sum()
+        for k, group in enumerate(groups):
+            some = reports[list(group)]
+            silent = self.unreported_mw(some, maps.row(k))
+            value = value + self.quality.same_place_log_prob(some, silent)
         if serving is None:
             return value
+        by_sector = split_by_sector(groups, reports.sector[:, 0])
         sinr = self.expected_uplink_db(reports, serving)
-        for t in range(len(reports)):
-            one, at = reports[t : t + 1], serving.row(t)
-            value = value + self.directions(one, at, sinr[t : t + 1])[0]
-        return value + self.timing.track_log_prob(reports, serving.delays, sinr)
+        for group in by_sector:
+            rows = list(group)
+            here = serving.rows(rows[:1]).departures
+            same = SamePlaceDirections(self.direction, reports[rows], sinr[rows])
+            value = value + same.log_prob(here)
+        return value + self.timing.track_log_prob(reports, serving.delays, sinr, by_sector)
 
     def quality_log_prob(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
         """Log-likelihood of the quality fields, shape (n, place)."""
+        return self.quality.log_prob(self.quality.table(reports), self.unreported_mw(reports, maps))
+
+    def unreported_mw(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
+        """Sum of the mapped levels of the sectors that reports do not hold [mW], (n, place)."""
         mapped = (10 ** (maps.rsrp_dbm / 10)).nan_to_num(0.0)
         whole = mapped.sum(dim=1)
-        table = self.quality.table(reports)
         rows = []
         for n in range(len(reports)):
             k = n if len(maps) > 1 else 0
             heard = reports.sector[n][reports.heard[n]]
-            silent = (whole[k] - mapped[k, heard].sum(dim=0)).clamp_min(0.0)
-            rows.append(self.quality.log_prob(table.row(n), silent[None])[0])
+            rows.append((whole[k] - mapped[k, heard].sum(dim=0)).clamp_min(0.0))
         return torch.stack(rows)
 
     def serving_log_prob(self, reports: ReportBatch, serving: ServingMaps) -> Tensor:
@@ -228,6 +252,16 @@ class MeasurementModel:
         """
         drawn = self.simulator.sample(around, terminals or Terminals.unrelated(len(around)), rng)
         return ReportBatch.of(**drawn)
+
+
+def split_by_sector(groups: Groups, serving: Tensor) -> Groups:
+    """The reports of each place by the sector that serves them."""
+    found: dict[tuple[int, int], tuple[int, ...]] = {}
+    for k, group in enumerate(groups):
+        for t in group:
+            key = (k, int(serving[t]))
+            found[key] = (*found.get(key, ()), t)
+    return tuple(found.values())
 
 
 def _optional(reports: ReportBatch) -> dict[str, Any]:

@@ -53,6 +53,7 @@ _TOP_DBM = -10.0
 _KERNEL_REACH = 4.0  # standard deviations
 _SINR_DB = (-30.0, 60.0, 0.1)  # first, last and step of the rates' tables
 _LEAST_RATE_KBPS = 1.0
+_ERROR_NODES, _ERROR_REACH = 13, 3.0  # of the map's error of the total power
 _RARE = 1e-4  # least share of lost and of kept blocks
 
 
@@ -162,7 +163,12 @@ class QualityLikelihood:
         self._rank_thresholds = torch.tensor(RANK_THRESHOLDS_DB, dtype=torch.float32)
         self._first_dbm = noise_dbm - 6.0
 
-    def table(self, reports: ReportBatch, given_total: Tensor | None = None) -> QualityTable:
+    def table(
+        self,
+        reports: ReportBatch,
+        given_total: Tensor | None = None,
+        total_db: float | None = None,
+    ) -> QualityTable:
         """Log-likelihood over the expected total power, the shared deviation integrated out.
 
         Parameters
@@ -171,9 +177,12 @@ class QualityLikelihood:
             The reports.
         given_total
             Their `given_total`, where it is known already.
+        total_db
+            Map error of the total power that is integrated out as well [dB]; all by default.
         """
         log_prob = self.given_total(reports) if given_total is None else given_total
-        sigma = math.hypot(self.settings.interference_sigma_db, self.total_db)
+        total_db = self.total_db if total_db is None else total_db
+        sigma = math.hypot(self.settings.interference_sigma_db, total_db)
         reach = math.ceil(_KERNEL_REACH * sigma / _STEP_DB)
         offset = _STEP_DB * torch.arange(-reach, reach + 1, dtype=torch.float32)
         kernel = torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
@@ -243,7 +252,28 @@ class QualityLikelihood:
         total: Tensor = received_power_mw(unreported_mw, load=self.load, noise_mw=known)
         return 10.0 * total.log10()
 
-    def log_prob(self, table: QualityTable, unreported_mw: Tensor) -> Tensor:
+    def same_place_log_prob(self, reports: ReportBatch, unreported_mw: Tensor) -> Tensor:
+        """Log-probability of reports from one place, one map error for all, shape (place,).
+
+        Parameters
+        ----------
+        reports
+            n reports.
+        unreported_mw
+            Sum of the mapped levels of the sectors that each does not report [mW], shape
+            (n, place).
+        """
+        if self.total_db == 0.0 or len(reports) == 1:
+            return self.log_prob(self.table(reports), unreported_mw).sum(dim=0)
+        table = self.table(reports, total_db=0.0)
+        node = torch.linspace(-_ERROR_REACH, _ERROR_REACH, _ERROR_NODES)
+        terms = [
+            self.log_prob(table, unreported_mw, float(z) * self.total_db).sum(dim=0) + weight
+            for z, weight in zip(node, torch.log_softmax(-0.5 * node**2, dim=0), strict=True)
+        ]
+        return torch.stack(terms).logsumexp(dim=0)
+
+    def log_prob(self, table: QualityTable, unreported_mw: Tensor, error_db: float = 0.0) -> Tensor:
         """Log-probability of the quality fields, shape of `unreported_mw` (report, ...).
 
         Parameters
@@ -252,8 +282,11 @@ class QualityLikelihood:
             From `table`, of the same reports.
         unreported_mw
             Sum of the mapped levels of the unreported sectors [mW].
+        error_db
+            How far the total power is above what the maps say [dB].
         """
-        position = (self.expected_total_dbm(table, unreported_mw) - table.first_dbm) / _STEP_DB
+        expected_dbm = self.expected_total_dbm(table, unreported_mw) + error_db
+        position = (expected_dbm - table.first_dbm) / _STEP_DB
         last = table.log_prob.shape[1] - 1
         position = position.clamp(0, last - 1e-3)
         below = position.detach().floor().long()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.bins import widened
 from ueloc_core.measurement.levels import LevelLikelihood
 
 _FIRST_DBM, _LAST_DBM = -240.0, 10.0
@@ -56,11 +57,8 @@ class SamePlaceTables:
         peak = log_prob.amax(dim=-1, keepdim=True)
         reach = math.ceil(4.0 * _ERRORS_DB[-1] / self._node_db)
         padded = torch.nn.functional.pad((log_prob - peak).exp(), (reach, reach), mode="replicate")
-        # double precision: what lies 36 nats below the peak is the transform's rounding
-        spectrum = torch.fft.rfft(padded.double())
-        wave = torch.fft.rfftfreq(padded.shape[-1], self._node_db, dtype=torch.float64)
-        kernel = torch.exp(-2.0 * (math.pi * wave * self._errors[:, None].double()) ** 2)
-        found = torch.fft.irfft(spectrum[..., None, :] * kernel, padded.shape[-1])
+        sigma = self._errors[:, None].double() / self._node_db
+        found = widened(padded[..., None, :], sigma)
         found = found[..., reach:-reach].clamp_min(_LEAST).log() + peak[..., None, :]
         return found.to(torch.float32)
 
@@ -104,7 +102,7 @@ class SamePlaceTables:
 
 def _share(variance: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Where a variance lies between two; a Gaussian's logarithm is linear in its inverse."""
-    share = (1 / variance - 1 / low) / (1 / high - 1 / low)
+    share: Tensor = (1 / variance - 1 / low) / (1 / high - 1 / low)
     return share.clamp(0.0, 1.0)[..., None]
 
 

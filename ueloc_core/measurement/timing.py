@@ -6,15 +6,15 @@ advance, of the sounding signal for the offset. Sometimes the first path is miss
 is taken, more often without line of sight: an exponential excess. The clock offset is one for
 all reports of a track.
 
-A report is a function of the delay alone (for an on-time and for a late path), so it is tabulated
-over delays and looked up at places.
+The map's error of the delay is one for both fields of a report, and for all reports of a place.
+So the reports of a place are a function of the map's delay and sight alone: their product is
+tabulated, with the error and the clock integrated out, and looked up at places.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,16 +25,18 @@ from ueloc_core.measurement.accuracy import (
     timing_sigma_ns,
 )
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.bins import bin_probability
+from ueloc_core.measurement.bins import bin_probability, widened
+from ueloc_core.measurement.level_tables import Groups
 from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING
 from ueloc_core.measurement.settings import MeasurementConfig
 from ueloc_core.radio.link import TIMING_ADVANCE_LAST, timing_advance_step_ns
 
-_CLOCK_REACH = 3.5  # standard deviations
-_LATE_NODES = 12
-_DELAY_STEP_NS = 1.0
-_LEAST = 1e-20
+_REACH = 4.0  # standard deviations
+_LATE_REACH = 12.0  # means
+_COARSEST_STEP_NS = 1.0
+_SIGHTS = 9  # shares in sight that are tabulated
+_LEAST = 1e-30
 _FAR_NS = 1e6
 _DETOUR = 1.3  # a path that no map knows is this much longer than the straight line
 _UNKNOWN_NS = 300.0  # and that uncertain
@@ -58,6 +60,20 @@ class DelayMaps:
     line_of_sight: Tensor
     straight_ns: Tensor
 
+    def rows(self, chosen: Any) -> "DelayMaps":
+        """Maps of some reports."""
+        return DelayMaps(*(v[chosen] for v in vars(self).values()))
+
+    @property
+    def known(self) -> Tensor:
+        """Where the map knows a delay, shape (report, place)."""
+        return ~self.first_arrival_ns.isnan()
+
+    @property
+    def delay_ns(self) -> Tensor:
+        """The mapped delay, or that of a detour where none is known, shape (report, place)."""
+        return torch.where(self.known, self.first_arrival_ns, _DETOUR * self.straight_ns)
+
 
 class TimingLikelihood:
     """Log-likelihood of timing advances and offsets.
@@ -79,6 +95,7 @@ class TimingLikelihood:
         self.step_ns = timing_advance_step_ns(radio.numerology)
         self._preamble_hz = preamble_bandwidth_hz(radio.numerology)
         self._sounding_hz = sounding_bandwidth_hz(radio.resource_blocks, radio.numerology)
+        self._delay_step_ns = min(_COARSEST_STEP_NS, settings.timing.floor_ns / 3)
 
     def sigmas_ns(self, uplink_sinr_db: Any) -> tuple[Any, Any]:
         """Noise of the round trip [ns] in the timing advance and in its offset."""
@@ -98,6 +115,9 @@ class TimingLikelihood:
     ) -> Tensor:
         """Probability of both fields given the delay that was measured, shape of `delay_ns`.
 
+        The offset's bin is narrow against all errors, so the timing advance follows the normal
+        distribution that the middle of this bin leaves for it.
+
         Parameters
         ----------
         reports
@@ -107,68 +127,68 @@ class TimingLikelihood:
         uplink_sinr_db
             Uplink SINR [dB], shape (n,).
         wider_ns
-            Further standard deviation of the one-way delay, not shared by the fields [ns].
+            Standard deviation of a further error of the one-way delay [ns], one for both fields.
         """
         shape = (-1, *([1] * (delay_ns.ndim - 1)))
-        coarse, fine = (
-            ((sigma**2 + (2.0 * wider_ns) ** 2) ** 0.5).reshape(shape)
-            for sigma in self.sigmas_ns(uplink_sinr_db)
-        )
-        trip, step = 2.0 * delay_ns, self.step_ns
-        ta = reports.ta.reshape(shape).to(delay_ns.dtype)
+        dtype = delay_ns.dtype
+        coarse, fine = (v.to(dtype).reshape(shape) for v in self.sigmas_ns(uplink_sinr_db))
+        trip, step, wider = 2.0 * delay_ns, self.step_ns, (2.0 * wider_ns) ** 2
+        ta = reports.ta.reshape(shape).to(dtype)
+        offset = reports.ta_offset.reshape(shape).to(dtype)
+        both = (offset != INT16_MISSING) & (ta != MISSING)
+        middle = torch.where(both, offset + ta.clamp_min(0) * step, trip)
+        total = fine**2 + wider
+        share = torch.where(both, wider / total, 0.0)
+        rest = (coarse**2 + wider - torch.where(both, wider**2 / total, 0.0)) ** 0.5
         low = torch.where(ta <= 0, -_FAR_NS, (ta - 0.5) * step)
         high = torch.where(ta >= TIMING_ADVANCE_LAST, 10 * _FAR_NS, (ta + 0.5) * step)
-        given = bin_probability(low, high, trip, coarse)
+        given = bin_probability(low, high, trip + share * (middle - trip), rest)
         result = torch.where(ta == MISSING, 1.0, given)
-        offset = reports.ta_offset.reshape(shape).to(delay_ns.dtype)
-        there = (offset != INT16_MISSING) & (ta != MISSING)
-        if bool(there.any()):
-            middle = offset + ta.clamp_min(0) * step
-            inside = bin_probability(middle - 0.5, middle + 0.5, trip, fine)
-            result = result * torch.where(there, inside, 1.0)
-        return result
+        inside = bin_probability(middle - 0.5, middle + 0.5, trip, total**0.5)
+        return result * torch.where(both, inside, 1.0)
 
     def log_prob(self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor) -> Tensor:
         """Log-likelihood of n reports, each on its own, shape (n, place)."""
+        one = [slice(n, n + 1) for n in range(len(reports))]
         rows = [
-            self.track_log_prob(
-                reports[n : n + 1],
-                DelayMaps(*(v[n : n + 1] for v in vars(maps).values())),
-                uplink_sinr_db[n : n + 1],
-            )
-            for n in range(len(reports))
+            self.track_log_prob(reports[n], maps.rows(n), uplink_sinr_db[n], ((0,),)) for n in one
         ]
         return torch.stack(rows)
 
     def direct(self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor) -> Tensor:
         """The same without tables, for few places, shape (n, place).
 
-        Differentiable in the map's error.
+        Differentiable in the map's delays.
         """
-        error, weight = self.map_error, self._clock_weights()
-        known = ~maps.first_arrival_ns.isnan()
-        delay = torch.where(known, maps.first_arrival_ns, _DETOUR * maps.straight_ns)
-        clock = _DELAY_STEP_NS * (torch.arange(len(weight)) - len(weight) // 2)
-        delay = delay[..., None] + clock
-        excess, share = _laguerre(self.settings.timing.late_mean_ns)
+        error, clock = self.map_error, self.settings.terminal.clock_sigma_ns
+        sharpest = float(self.sigmas_ns(uplink_sinr_db)[1].min()) / 2
+        sharpest = math.hypot(sharpest, clock, error.delay_core_ns)
+        excess, weight = self._excess(sharpest)
+        delay, late_share = maps.delay_ns, self.late_share(maps.line_of_sight.nan_to_num(0.0))
 
-        def given(delay_ns: Tensor, wider: Any) -> Tensor:
-            return self.probability(reports, delay_ns, uplink_sinr_db, wider)
+        def given(sigma_ns: float) -> Tensor:
+            wider = math.hypot(clock, sigma_ns)
+            late = self.probability(reports, delay[..., None] + excess, uplink_sinr_db, wider)
+            on_time = self.probability(reports, delay, uplink_sinr_db, wider)
+            value: Tensor = (1 - late_share) * on_time + late_share * (late @ weight)
+            return value
 
-        late = given(delay[..., None] + excess, error.delay_core_ns) @ share
-        late_share = self.late_share(maps.line_of_sight.nan_to_num(0.0))[..., None]
-        mapped = (1 - late_share) * given(delay, error.delay_core_ns) + late_share * late
         tail = error.delay_tail_share
-        mapped = (1 - tail) * mapped + tail * given(delay, error.delay_tail_ns)
-        value = torch.where(known[..., None], mapped, given(delay, _UNKNOWN_NS))
-        return (value @ weight).clamp_min(_LEAST).log()
+        mapped = (1 - tail) * given(error.delay_core_ns) + tail * given(error.delay_tail_ns)
+        value = torch.where(maps.known, mapped, given(_UNKNOWN_NS))
+        return value.clamp_min(_LEAST).log()
 
     def track_log_prob(
-        self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor
+        self,
+        reports: ReportBatch,
+        maps: DelayMaps,
+        uplink_sinr_db: Tensor,
+        groups: Groups | None = None,
     ) -> Tensor:
         """Log-likelihood of T reports of one terminal along paths, shape (place,).
 
-        The clock offset is one for all; late paths and noise are each report's own.
+        The clock offset is one for all, the map's error one for the reports of a place; late
+        paths and noise are each report's own.
 
         Parameters
         ----------
@@ -178,72 +198,100 @@ class TimingLikelihood:
             Maps at the place of each report, shape (T, place).
         uplink_sinr_db
             Shape (T,).
+        groups
+            Which reports come from one place and have one serving sector; by default each is on
+            its own.
         """
-        place = maps.straight_ns.shape[1]
-        if bool(((reports.ta == MISSING) & (reports.ta_offset == INT16_MISSING)).all()):
-            return torch.zeros(place)
+        there = (reports.ta != MISSING).tolist()
+        groups = tuple((t,) for t in range(len(reports))) if groups is None else groups
+        groups = tuple(tuple(t for t in group if there[t]) for group in groups)
+        groups = tuple(group for group in groups if group)
+        if not groups:
+            return torch.zeros(maps.straight_ns.shape[1])
+        farthest_ns = max(
+            _DETOUR * float(maps.straight_ns.detach().max()),
+            float(maps.first_arrival_ns.detach().nan_to_num(0.0).max()),
+        )
+        alone = len(groups) == 1  # then the clock offset may as well be integrated out first
         clock = self._clock_weights()
-        reach = len(clock) // 2
-        tables = self._tables(reports, uplink_sinr_db, float(maps.straight_ns.max()), reach)
-        if len(reports) == 1:  # then the clock offset may as well be integrated out first
-            spread = torch.nn.functional.conv1d(tables[0][:, None], clock[None, None])
-            return self._look_up(spread[:, 0], maps, 0)[0]
-        total = torch.zeros(len(clock), place)
-        for t in range(len(reports)):
-            of_report = DelayMaps(*(v[t : t + 1] for v in vars(maps).values()))
-            total = total + self._look_up(tables[t], of_report, reach)
-        return (total + clock.log()[:, None]).logsumexp(dim=0)
+        reach = 0 if alone else len(clock) // 2
+        total = torch.zeros(1 + 2 * reach, maps.straight_ns.shape[1])
+        for group in groups:
+            chosen = list(group)
+            tables = self._tables(
+                reports[chosen], uplink_sinr_db[chosen], farthest_ns, reach, with_clock=alone
+            )
+            total = total + self._look_up(tables, maps.rows(slice(group[0], group[0] + 1)), reach)
+        return total[0] if alone else (total + clock.log()[:, None]).logsumexp(dim=0)
+
+    def _excess(self, sharpest_ns: float) -> tuple[Tensor, Tensor]:
+        """Excess delays of late paths [ns] and their weights, as dense as a width asks for."""
+        mean = self.settings.timing.late_mean_ns
+        count = math.ceil(_LATE_REACH * mean / max(0.8 * sharpest_ns, self._delay_step_ns))
+        edge = torch.linspace(0.0, _LATE_REACH, count + 1)
+        weight = torch.exp(-edge[:-1]) - torch.exp(-edge[1:])
+        return mean * (edge[:-1] + edge[1:]) / 2, weight / weight.sum()
 
     def _clock_weights(self) -> Tensor:
         """Weights of clock offsets at multiples of the tables' step, symmetric around 0."""
-        sigma = self.settings.terminal.clock_sigma_ns
-        if sigma < _DELAY_STEP_NS / 4:
+        sigma, step = self.settings.terminal.clock_sigma_ns, self._delay_step_ns
+        if sigma < step / 4:
             return torch.ones(1)
-        reach = math.ceil(_CLOCK_REACH * sigma / _DELAY_STEP_NS)
-        offset = _DELAY_STEP_NS * torch.arange(-reach, reach + 1, dtype=torch.float32)
+        reach = math.ceil(_REACH * sigma / step)
+        offset = step * torch.arange(-reach, reach + 1, dtype=torch.float32)
         return torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
 
-    def _tables(self, reports: ReportBatch, sinr: Tensor, farthest_ns: float, reach: int) -> Tensor:
-        """Probability over delays: on time, late, where the map errs, and where it is silent.
+    def _tables(
+        self,
+        reports: ReportBatch,
+        sinr: Tensor,
+        farthest_ns: float,
+        reach: int,
+        *,
+        with_clock: bool,
+    ) -> Tensor:
+        """Probability of reports from one place over delays, shape (2, sight, delay).
 
-        Shape (report, 4, delay), the first delay `reach` steps below zero.
+        First where the map knows the delay, second where it does not. The first delay is
+        `reach` steps below zero.
         """
-        error = self.map_error
-        end_ns = _DETOUR * farthest_ns + 10 * self.settings.timing.late_mean_ns
-        count = 2 * reach + max(4, round(end_ns / _DELAY_STEP_NS))
-        delay = _DELAY_STEP_NS * (torch.arange(count, dtype=torch.float32) - reach)
-        delay = delay.expand(len(reports), -1)
-        excess, weight = _laguerre(self.settings.timing.late_mean_ns)
-        core_ns = error.delay_core_ns
-        late = self.probability(reports, delay[..., None] + excess, sinr, core_ns) @ weight
-        others = [
-            self.probability(reports, delay, sinr, wider)
-            for wider in (core_ns, error.delay_tail_ns, _UNKNOWN_NS)
-        ]
-        return torch.stack([others[0], late, *others[1:]], dim=1)
+        error, step = self.map_error, self._delay_step_ns
+        clock = self.settings.terminal.clock_sigma_ns if with_clock else 0.0
+        widths = [math.hypot(v, clock) for v in (error.delay_core_ns, error.delay_tail_ns)]
+        widths.append(math.hypot(_UNKNOWN_NS, clock))
+        margin = math.ceil((_REACH * max(widths)) / step)
+        late = math.ceil(_LATE_REACH * self.settings.timing.late_mean_ns / step)
+        count = 2 * reach + math.ceil(farthest_ns / step) + 2
+        first = -(reach + margin)
+        nodes = torch.arange(first, first + count + 2 * margin + late, dtype=torch.float64)
+        delay = (step * nodes).expand(len(reports), -1)
+        on_time = self.probability(reports, delay, sinr)
+        decay = torch.exp(-step * torch.arange(late + 1) / self.settings.timing.late_mean_ns)
+        decay = (decay / decay.sum()).double()
+        missed = torch.nn.functional.conv1d(on_time[:, None], decay[None, None])[:, 0]
+        on_time = on_time[:, : missed.shape[1]]
+        share = self.late_share(torch.linspace(0.0, 1.0, _SIGHTS, dtype=torch.float64))
+        share = share[:, None, None]
+        given = ((1 - share) * on_time + share * missed).prod(dim=1)
+        core, tail, unknown = (widened(given, width / step) for width in widths)
+        wrong = error.delay_tail_share
+        tables = torch.stack([(1 - wrong) * core + wrong * tail, unknown])
+        return tables[..., margin : margin + count]
 
     def _look_up(self, tables: Tensor, maps: DelayMaps, reach: int) -> Tensor:
         """Log-probability at places given each clock offset, shape (offset, place)."""
-        known = ~maps.first_arrival_ns[0].isnan()
-        delay = torch.where(known, maps.first_arrival_ns[0], _DETOUR * maps.straight_ns[0])
-        last = tables.shape[1] - 1 - 2 * reach
-        position = (delay / _DELAY_STEP_NS).clamp(0, last - 1e-3)
-        below = position.detach().floor().long()
-        index = below + torch.arange(2 * reach + 1)[:, None]
-        part = position - below
-        on_time, late, wrong, unknown = (
-            table[index] + part * (table[index + 1] - table[index]) for table in tables
+        _, sights, count = tables.shape
+        position = maps.delay_ns[0] / self._delay_step_ns
+        below = position.detach().floor().long().clamp(0, count - 2 - 2 * reach)
+        part = (position - below).clamp(0, 1)
+        sight = maps.line_of_sight[0].nan_to_num(0.0) * (sights - 1)
+        row = sight.detach().floor().long().clamp(0, sights - 2)
+        upper = sight - row
+        kind = (~maps.known[0]).long()
+        flat = tables.flatten()
+        start = (kind * sights + row) * count + below + torch.arange(2 * reach + 1)[:, None]
+        low, high = (
+            torch.lerp(flat[start + k], flat[start + k + 1], part.double()) for k in (0, count)
         )
-        share = self.late_share(maps.line_of_sight[0].nan_to_num(0.0))
-        tail = self.map_error.delay_tail_share
-        mapped = (1 - tail) * ((1 - share) * on_time + share * late) + tail * wrong
-        return torch.where(known, mapped, unknown).clamp_min(_LEAST).log()
-
-
-def _laguerre(mean: float) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of an exponential distribution."""
-    nodes, weights = np.polynomial.laguerre.laggauss(_LATE_NODES)
-    return (
-        torch.tensor(mean * nodes, dtype=torch.float32),
-        torch.tensor(weights / weights.sum(), dtype=torch.float32),
-    )
+        value = torch.lerp(low, high, upper.double())
+        return value.clamp_min(_LEAST**2).log().to(torch.float32)
