@@ -1,13 +1,10 @@
 """The posterior is a density: it integrates to one, and its raster is that density."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from ueloc_core.errors import StoreError
-from ueloc_core.localization.posterior import Calibration, Posterior
+from ueloc_core.localization.posterior import Posterior
 
 CELL_M, CELLS, SIDE, COMPONENTS = 4.0, 64, 16, 5
 HALF_M = CELL_M * CELLS / 2
@@ -156,12 +153,12 @@ def test_gradients_reach_masses_means_and_covariances():
     assert all(v.grad.abs().sum() > 0 for v in parts.values())
 
 
-# -- calibration --------------------------------------------------------------------------
+# -- correction ---------------------------------------------------------------------------
 
 
 def test_no_correction_is_the_identity():
     p = posterior(count=2)
-    q = p.calibrated(Calibration(temperature=1.0, covariance_scale=1.0))
+    q = p.calibrated(1.0, 1.0)
     torch.testing.assert_close(q.log_mass, p.log_mass, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(q.log_outside, p.log_outside, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(q.covariance_m2, p.covariance_m2)
@@ -171,7 +168,7 @@ def test_no_correction_is_the_identity():
 @pytest.mark.parametrize(("temperature", "scale"), [(0.5, 0.25), (2.0, 4.0)])
 def test_a_corrected_posterior_is_still_one(temperature, scale):
     p = posterior()
-    q = p.calibrated(Calibration(temperature, scale))
+    q = p.calibrated(temperature, scale)
     total = q.raster().double().sum() + q.log_outside.double().exp().sum()
     assert float(total) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(q.covariance_m2, p.covariance_m2 * scale)
@@ -179,39 +176,19 @@ def test_a_corrected_posterior_is_still_one(temperature, scale):
     assert (entropies[1] > entropies[0]) == (temperature > 1)
 
 
-ADJUSTED = Calibration(1.3, 0.8, (0.1, 0.5, 0.9, 0.95), (0.2, 0.55, 0.97, 0.99))
+def test_each_report_has_its_own_correction():
+    p = posterior(count=3)
+    temperature, scale = torch.tensor([0.7, 1.0, 1.8]), torch.tensor([2.0, 1.0, 0.5])
+    q = p.calibrated(temperature, scale)
+    for i in range(3):
+        alone = p.calibrated(float(temperature[i]), float(scale[i]))
+        torch.testing.assert_close(q.log_mass[i], alone.log_mass[i])
+        torch.testing.assert_close(q.log_outside[i], alone.log_outside[i])
+        torch.testing.assert_close(q.covariance_m2[i], alone.covariance_m2[i])
 
 
-def test_region_level_and_nominal_level_are_inverse():
-    levels = np.linspace(0, 1, 41)
-    np.testing.assert_allclose(ADJUSTED.nominal_level(ADJUSTED.region_level(levels)), levels)
-    np.testing.assert_allclose(ADJUSTED.region_level(ADJUSTED.nominal_level(levels)), levels)
-    assert ADJUSTED.region_level(0.9) == pytest.approx(0.97)
-    assert ADJUSTED.nominal_level(0.97) == pytest.approx(0.9)
-    assert (np.diff(ADJUSTED.region_level(levels)) > 0).all()
-
-
-def test_uncalibrated_levels_are_themselves():
-    levels = np.linspace(0, 1, 11)
-    np.testing.assert_allclose(Calibration().region_level(levels), levels)
-    assert isinstance(float(Calibration().region_level(0.9)), float)
-
-
-def test_a_calibration_survives_its_file(tmp_path):
-    ADJUSTED.save(tmp_path / "calibration.json")
-    assert Calibration.load(tmp_path) == ADJUSTED
-
-
-@pytest.mark.parametrize(
-    "content", [None, "{", "{}", '{"levels": [], "adjusted": [], "x": 1}', "3"]
-)
-def test_a_bad_file_is_named(tmp_path, content):
-    if content is not None:
-        (tmp_path / "calibration.json").write_text(content)
-    with pytest.raises(StoreError, match=r"calibration\.json"):
-        Calibration.load(tmp_path)
-
-
-def test_the_file_is_plain_json(tmp_path):
-    ADJUSTED.save(tmp_path / "calibration.json")
-    assert json.loads((tmp_path / "calibration.json").read_text())["temperature"] == 1.3
+def test_gradients_reach_the_correction():
+    p = posterior(count=3)
+    values = [torch.full((3,), v, requires_grad=True) for v in (1.2, 0.9)]
+    p.calibrated(*values).log_density(torch.zeros(3, 2)).sum().backward()
+    assert all((v.grad != 0).all() and torch.isfinite(v.grad).all() for v in values)

@@ -23,8 +23,8 @@ from ueloc_core.localization.baselines import (
     StrongestSector,
     geometric_median,
 )
+from ueloc_core.localization.calibrated import Calibration, FeatureReader
 from ueloc_core.localization.localize import posterior_rasters
-from ueloc_core.localization.posterior import Calibration
 from ueloc_core.localization.training import load_network, predict, read_samples
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.batch import ReportBatch
@@ -99,8 +99,8 @@ def build_evaluation(
     fixes = pd.DataFrame([*network_rows, *oracle_rows, *_classics(city, atlas, batch, cases)])
     fixes = FixSchema.validate(fixes)
     pictures = [
-        _example(atlas, cases[i], batch[i : i + 1], (mass, oracle_masses[i]), calibration, fixes)
-        for i, mass in examples.items()
+        _example(atlas, cases[i], batch[i : i + 1], (mass, oracle_masses[i]), mass90, fixes)
+        for i, (mass, mass90) in examples.items()
     ]
     history = pd.read_parquet(model_folder / "history.parquet")
     return _write(city, atlas, fixes, history, pictures, _facts(city, reports, map_error), out)
@@ -123,30 +123,33 @@ def _network(
     model_folder: Path,
     calibration: Calibration,
 ) -> tuple[list[dict[str, Any]], dict[int, Any]]:
-    """Rows of the network, and the masses of some examples by the case's position."""
+    """Rows of the network; masses and the 90% region's of some examples by the case's position."""
+    features = FeatureReader(reader)
     samples = read_samples(reader, chosen, split=None)
     wanted = set(
         np.linspace(0, len(cases) - 1, city.evaluation.example_posteriors + 2)[1:-1].astype(int)
     )
     rows, examples = [], {}
     for part, posterior, inputs in predict(load_network(model_folder), reader, samples):
-        log_density = posterior.calibrated(calibration).log_density(inputs.truth_m)
-        masses, _ = posterior_rasters(posterior, calibration)
+        correction = calibration.of(features.read(samples.reports[part], posterior))
+        log_density = correction.of(posterior).log_density(inputs.truth_m)
+        masses, _ = posterior_rasters(posterior, correction)
+        mass90 = correction.region_level(0.9)
         for k, mass in enumerate(masses):
             case = cases[part.start + k]
-            level = _level(case, mass)
+            level = correction[k : k + 1].nominal_level(_level(case, mass))
             rows.append(
                 _row(
                     "network",
                     case,
                     geometric_median(mass, case.frame),
                     nll_nats=-float(log_density[k]),
-                    hpd_level=float(calibration.nominal_level(level)),
-                    area90_m2=_area(mass, float(calibration.region_level(0.9)), case.frame),
+                    hpd_level=float(level[0]),
+                    area90_m2=_area(mass, float(mass90[k]), case.frame),
                 )
             )
             if part.start + k in wanted:
-                examples[part.start + k] = mass
+                examples[part.start + k] = mass, float(mass90[k])
     return rows, examples
 
 
@@ -233,7 +236,7 @@ def _example(
     case: _Case,
     report: ReportBatch,
     masses: tuple[Any, Any],
-    calibration: Calibration,
+    mass90: float,
     fixes: pd.DataFrame,
 ) -> map_figures.PosteriorExample:
     mine = fixes[fixes.report == case.index].set_index("method")
@@ -244,7 +247,7 @@ def _example(
         f"{mine.error_m['network']:.0f} m off, the exact answer {mine.error_m['oracle']:.0f} m",
         window=case.frame,
         masses=dict(zip(("network", "oracle"), masses, strict=True)),
-        mass90={"network": float(calibration.region_level(0.9))},
+        mass90={"network": mass90},
         estimates_m={m: (mine.x_m[m], mine.y_m[m]) for m in ("network", "oracle")},
         truth_m=case.truth_m,
         site_m=(float(site.x_m), float(site.y_m)),

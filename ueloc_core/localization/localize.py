@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from ueloc_core.city import City
 from ueloc_core.grid import Window
 from ueloc_core.localization.baselines import geometric_median
+from ueloc_core.localization.calibrated import Calibration, Correction, FeatureReader
 from ueloc_core.localization.network import PosteriorNetwork
-from ueloc_core.localization.posterior import Calibration, Posterior
+from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.training import load_network, predict, read_samples
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.map_error import load_map_error
@@ -35,8 +36,8 @@ class Fix:
         Posterior mass per grid cell, shape of `window`; sums to 1 - `outside_mass`.
     outside_mass
         Posterior mass beyond the window.
-    calibration
-        Gives the posterior mass that a region of a nominal level needs.
+    correction
+        Of this report alone: gives the posterior mass that a region of a nominal level needs.
     """
 
     x_m: float
@@ -45,11 +46,11 @@ class Fix:
     window: Window
     mass: NDArray[np.float64]
     outside_mass: float
-    calibration: Calibration
+    correction: Correction
 
     def region_level(self, level: float) -> float:
         """Posterior mass of the region that holds the terminal with probability `level`."""
-        return float(self.calibration.region_level(level))
+        return float(self.correction.region_level(level)[0])
 
 
 class Locator:
@@ -69,6 +70,7 @@ class Locator:
         self, reader: WindowReader, network: PosteriorNetwork, calibration: Calibration
     ) -> None:
         self.reader, self.network, self.calibration = reader, network, calibration
+        self._features = FeatureReader(reader)
 
     @classmethod
     def load(cls, city: City, store: Store) -> "Locator":
@@ -110,28 +112,27 @@ class Locator:
         serving = samples.reports.sector[:, 0].tolist()
         fixes = []
         for part, posterior, _ in predict(self.network, self.reader, samples):
-            masses, outside = posterior_rasters(posterior, self.calibration)
+            correction = self.calibration.of(self._features.read(samples.reports[part], posterior))
+            masses, outside = posterior_rasters(posterior, correction)
             for i, sector in enumerate(serving[part]):
                 frame = self.reader.frames[sector]
-                fixes.append(_fix(masses[i], float(outside[i]), frame, self.calibration))
+                fixes.append(_fix(masses[i], float(outside[i]), frame, correction[i : i + 1]))
         return fixes
 
 
 def posterior_rasters(
-    posterior: Posterior, calibration: Calibration
+    posterior: Posterior, correction: Correction
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Calibrated mass per grid cell (report, rows, columns), and the mass beyond the window."""
-    corrected = posterior.calibrated(calibration)
+    corrected = correction.of(posterior)
     return corrected.raster().double().numpy(), corrected.log_outside.exp().double().numpy()
 
 
-def _fix(
-    mass: NDArray[np.float64], outside: float, window: Window, calibration: Calibration
-) -> Fix:
+def _fix(mass: NDArray[np.float64], outside: float, window: Window, correction: Correction) -> Fix:
     x_m, y_m = geometric_median(mass, window)
     share = mass / mass.sum()
     rows, columns = share.sum(axis=1), share.sum(axis=0)
     mean_x, mean_y = columns @ window.x_centres_m, rows @ window.y_centres_m
     variance = columns @ (window.x_centres_m - mean_x) ** 2
     variance += rows @ (window.y_centres_m - mean_y) ** 2
-    return Fix(x_m, y_m, float(np.sqrt(variance)), window, mass, outside, calibration)
+    return Fix(x_m, y_m, float(np.sqrt(variance)), window, mass, outside, correction)

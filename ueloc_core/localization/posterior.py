@@ -6,75 +6,15 @@ mass stay spread over the outdoor ground of their blocks; a last share lies beyo
 No place has zero density.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from ueloc_core.errors import StoreError
 
 SPREAD_SHARE = 0.03
 _REACH_CELLS = 12  # a component's mass is put on the grid this far around its mean
 _OUTDOOR_FLOOR = 1e-3  # an indoor grid cell holds this much of an outdoor one's mass
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What is learned on the calibration tiles.
-
-    Attributes
-    ----------
-    temperature
-        Divides the logarithm of the blocks' masses.
-    covariance_scale
-        Multiplies the components' covariances.
-    levels, adjusted
-        Nominal levels and the posterior mass whose densest region holds that share of the
-        calibration terminals (split conformal).
-    """
-
-    temperature: float = 1.0
-    covariance_scale: float = 1.0
-    levels: tuple[float, ...] = ()
-    adjusted: tuple[float, ...] = ()
-
-    def region_level(self, level: Any) -> Any:
-        """Posterior mass that a region needs to hold the terminal with probability `level`."""
-        return np.interp(level, [0.0, *self.levels, 1.0], [0.0, *self.adjusted, 1.0])[()]
-
-    def nominal_level(self, mass: Any) -> Any:
-        """Probability that a region of a posterior mass holds the terminal: the inverse."""
-        return np.interp(mass, [0.0, *self.adjusted, 1.0], [0.0, *self.levels, 1.0])[()]
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, folder: Path) -> "Calibration":
-        """Read ``calibration.json`` of a folder.
-
-        Raises
-        ------
-        StoreError
-            If it is missing or has other fields.
-        """
-        path = folder / "calibration.json"
-        try:
-            stored = json.loads(path.read_text())
-            stored |= {name: tuple(stored[name]) for name in ("levels", "adjusted")}
-            return cls(**stored)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"calibration cannot be read ({error})",
-                where=str(path),
-                remedy="Materialize calibration again.",
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -113,16 +53,30 @@ class Posterior:
         """Mass of the components' blocks, shape (report, component)."""
         return self.log_mass.flatten(1).gather(1, self.top).exp()
 
-    def calibrated(self, calibration: Calibration) -> "Posterior":
-        """The posterior with its temperature and covariances corrected."""
+    def calibrated(
+        self, temperature: float | Tensor, covariance_scale: float | Tensor
+    ) -> "Posterior":
+        """The posterior with corrected masses and covariances.
+
+        Parameters
+        ----------
+        temperature
+            Divides the logarithm of the blocks' masses; one number, or shape (report,).
+        covariance_scale
+            Multiplies the components' covariances; one number, or shape (report,).
+        """
         flat = torch.cat([self.log_mass.flatten(1), self.log_outside[:, None]], dim=1)
-        flat = torch.log_softmax(flat / calibration.temperature, dim=1)
+        heat, scale = (
+            torch.as_tensor(v, dtype=flat.dtype, device=flat.device).reshape(-1, 1)
+            for v in (temperature, covariance_scale)
+        )
+        flat = torch.log_softmax(flat / heat, dim=1)
         return Posterior(
             log_mass=flat[:, :-1].reshape(self.log_mass.shape),
             log_outside=flat[:, -1],
             top=self.top,
             mean_m=self.mean_m,
-            covariance_m2=self.covariance_m2 * calibration.covariance_scale,
+            covariance_m2=self.covariance_m2 * scale[:, :, None, None],
             outdoor=self.outdoor,
             outside_m2=self.outside_m2,
             cell_m=self.cell_m,
