@@ -296,6 +296,26 @@ def test_features_never_see_the_truth(world):
     torch.testing.assert_close(read_features(world, moved), read_features(world, reports))
 
 
+def test_constants_need_no_features(world):
+    """The same corrections as from features that are read, without a line of sight to read."""
+    reader, network, reports = world
+    samples = read_samples(reader, reports, split=None)
+    part, raw, _ = next(predict(network, reader, samples))
+    here = samples.reports[part]
+    feature_reader = FeatureReader(reader)
+    for calibration in (CONSTANT, ADJUSTED):
+        expected = calibration.of(feature_reader.read(here, raw))
+        found = feature_reader.corrections(calibration, here, raw)
+        torch.testing.assert_close(found.temperature, expected.temperature)
+        torch.testing.assert_close(found.covariance_scale, expected.covariance_scale)
+        np.testing.assert_array_equal(found.region_level(0.9), expected.region_level(0.9))
+    blind = FeatureReader(reader)
+    blind._sight = None
+    assert len(blind.corrections(CONSTANT, here, raw)) == len(here)
+    with pytest.raises(TypeError):
+        blind.corrections(ADJUSTED, here, raw)
+
+
 def test_a_fix_has_the_level_of_its_own_features(world):
     reader, network, reports = world
     features = read_features(world, reports)

@@ -131,7 +131,7 @@ def _network(
     )
     rows, examples = [], {}
     for part, posterior, inputs in predict(load_network(model_folder), reader, samples):
-        correction = calibration.of(features.read(samples.reports[part], posterior))
+        correction = features.corrections(calibration, samples.reports[part], posterior)
         log_density = correction.of(posterior).log_density(inputs.truth_m)
         masses, _ = posterior_rasters(posterior, correction)
         mass90 = correction.region_level(0.9)

@@ -150,6 +150,11 @@ class Calibration:
                 remedy="Materialize calibration again.",
             )
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all reports are corrected alike."""
+        return not (self.temperature_slopes or self.covariance_slopes or self.bend_slopes)
+
     def of(self, features: Tensor) -> Correction:
         """Corrections of reports with features (report, feature), as `FeatureReader` reads them.
 
@@ -265,6 +270,14 @@ class FeatureReader:
             "line_of_sight": (mass * sight).sum(dim=(1, 2)) / held,
         }
         return torch.stack([by_name[name].double() for name in FEATURES], dim=1)
+
+    def corrections(
+        self, calibration: Calibration, reports: ReportBatch, raw: Posterior
+    ) -> Correction:
+        """Corrections of posteriors; nothing is read where all are corrected alike."""
+        if calibration.is_constant:
+            return calibration.of(torch.full((len(reports), len(FEATURES)), torch.nan))
+        return calibration.of(self.read(reports, raw))
 
     def _read_sight(self, serving: int) -> Tensor:
         """Share in line of sight of a sector over its window, 0 where no ray arrives, (n, n)."""

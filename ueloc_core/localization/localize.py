@@ -112,7 +112,8 @@ class Locator:
         serving = samples.reports.sector[:, 0].tolist()
         fixes = []
         for part, posterior, _ in predict(self.network, self.reader, samples):
-            correction = self.calibration.of(self._features.read(samples.reports[part], posterior))
+            reports_here = samples.reports[part]
+            correction = self._features.corrections(self.calibration, reports_here, posterior)
             masses, outside = posterior_rasters(posterior, correction)
             for i, sector in enumerate(serving[part]):
                 frame = self.reader.frames[sector]
