@@ -15,11 +15,16 @@ from ueloc_core.localization.baselines import (
     StrongestSector,
     geometric_median,
 )
-from ueloc_core.measurement.model import MapError, MeasurementModel, ReportBatch
-from ueloc_core.measurement.reports import SS_RSRP
+from ueloc_core.measurement.batch import ReportBatch, missing_code
+from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.measurement.place_maps import PlaceMaps
+from ueloc_core.measurement.reports import INT16_MISSING, SS_RSRP
+from ueloc_core.measurement.scenarios import SCENARIOS
 from ueloc_core.measurement.schemas import SLOTS
 
 WINDOW = Window(10, 20, 40, 32, 4.0)
+EVERY_SCENARIO = dict.fromkeys(SCENARIOS, 1.0)
+ASTRAY = 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -27,43 +32,62 @@ def atlas():
     return default_atlas()
 
 
+def measurements(atlas):
+    return atlas.city.measurements.model_copy(update={"scenarios": EVERY_SCENARIO})
+
+
 @pytest.fixture(scope="module")
 def model(atlas):
     error = MapError(core_db=1.0, tail_logit=-2.0, tail_db=10.0, unhit_dbm=-135.0, unhit_db=8.0)
-    return MeasurementModel(atlas.city.measurements, atlas.city.radio, error)
+    return MeasurementModel(measurements(atlas), atlas.city.radio, error)
+
+
+@pytest.fixture(scope="module")
+def exact_model(atlas):
+    """The model that reports are drawn from."""
+    return MeasurementModel(measurements(atlas), atlas.city.radio, MapError.none())
+
+
+@pytest.fixture(scope="module")
+def places(atlas, model):
+    return PlaceMaps(atlas, model.settings)
 
 
 @pytest.fixture(scope="module")
 def reports(atlas):
-    return draw_reports(atlas, 24, seed=8)
+    return draw_reports(atlas, 24, seed=8, scenarios=EVERY_SCENARIO)
 
 
 # -- the exact grid posterior -------------------------------------------------------------
 
 
-def test_grid_bayes_is_the_softmax_of_the_model(atlas, model, reports):
+def test_grid_bayes_is_the_softmax_of_the_model(atlas, model, places, reports):
     """Over the outdoor cells of the serving sector's traced window, all sectors' maps at hand."""
     batch, _, _ = reports
-    bayes = GridBayes(atlas, model)
-    for i in range(4):
+    bayes = GridBayes(places, model)
+    for i in range(6):
+        serving = int(batch.sector[i, 0])
         exact = bayes.posterior(batch[i : i + 1])
-        window = atlas.windows[int(batch.sector[i, 0])]
+        window = atlas.windows[serving]
         assert exact.window == window
-        maps, errors = atlas.maps_in(window)
-        everywhere = model.log_prob(
+        outdoor = atlas.outdoor_in(window)
+        everywhere = np.ones(window.shape, dtype=bool)
+        log_prob = model.log_prob(
             batch[i : i + 1],
-            *(torch.from_numpy(v.reshape(1, len(atlas.windows), -1)) for v in (maps, errors)),
+            places.levels_in(window, everywhere),
+            places.serving_in(serving, window, everywhere),
         )[0].double()
-        outdoor = torch.from_numpy(atlas.outdoor_in(window).ravel())
-        expected = torch.softmax(torch.where(outdoor, everywhere, -torch.inf), 0).numpy()
+        inside = torch.from_numpy(outdoor.ravel())
+        expected = torch.softmax(torch.where(inside, log_prob, -torch.inf), 0).numpy()
+        expected = ASTRAY / outdoor.size + (1 - ASTRAY) * expected
         np.testing.assert_allclose(exact.mass.ravel(), expected, rtol=1e-3, atol=1e-9)
         assert exact.mass.sum() == pytest.approx(1)
-        assert (exact.mass[~atlas.outdoor_in(window)] == 0).all()
+        np.testing.assert_allclose(exact.mass[~outdoor], ASTRAY / outdoor.size)
 
 
-def test_its_density_is_mass_over_area(atlas, model, reports):
+def test_its_density_is_mass_over_area(atlas, model, places, reports):
     batch, x_m, y_m = reports
-    exact = GridBayes(atlas, model).posterior(batch[:1])
+    exact = GridBayes(places, model).posterior(batch[:1])
     row, column = exact.window.indices(x_m[0], y_m[0])
     assert exact.nll_nats(x_m[0], y_m[0]) == pytest.approx(-np.log(exact.mass[row, column] / 16))
     assert exact.nll_nats(0.0, 0.0) > 600
@@ -72,10 +96,22 @@ def test_its_density_is_mass_over_area(atlas, model, reports):
     assert 0 < inside.sum() <= 1
 
 
-def test_it_finds_terminals(atlas, model, reports):
+def test_a_terminal_where_the_map_has_a_building_costs_a_bounded_score(model, places, reports):
+    """A thousandth of the mass over the whole square: ln(area / 0.001) at most, anywhere in it."""
+    batch, _, _ = reports
+    for i in range(4):
+        exact = GridBayes(places, model).posterior(batch[i : i + 1])
+        indoors = ~places.around(int(batch.sector[i, 0])).outdoor
+        row, column = (v[0] for v in np.nonzero(indoors))
+        found = exact.nll_nats(exact.window.x_centres_m[column], exact.window.y_centres_m[row])
+        area_m2 = exact.mass.size * exact.window.cell_m**2
+        assert found == pytest.approx(np.log(area_m2 / ASTRAY))
+
+
+def test_it_finds_terminals(atlas, model, places, reports):
     """Better than the centre of all that the sector serves, on the whole."""
     batch, x_m, y_m = reports
-    bayes, strongest = GridBayes(atlas, model), StrongestSector(atlas)
+    bayes, strongest = GridBayes(places, model), StrongestSector(atlas)
     errors = {"bayes": [], "strongest": []}
     for i in range(len(batch)):
         exact = bayes.posterior(batch[i : i + 1])
@@ -87,14 +123,87 @@ def test_it_finds_terminals(atlas, model, reports):
     assert np.median(errors["bayes"]) < 0.7 * np.median(errors["strongest"])
 
 
-def test_maps_kept_for_one_sector_are_not_used_for_another(atlas, model, reports):
+def test_maps_kept_for_one_sector_are_not_used_for_another(model, places, reports):
     batch, _, _ = reports
-    bayes = GridBayes(atlas, model)
-    order = [0, 1, 2, 1, 0, 2]
-    first = {i: GridBayes(atlas, model).posterior(batch[i : i + 1]).mass for i in range(3)}
-    assert len({int(batch.sector[i, 0]) for i in range(3)}) > 1
-    for i in order:
-        np.testing.assert_array_equal(bayes.posterior(batch[i : i + 1]).mass, first[i])
+    chosen = np.unique(batch.sector[:, 0].numpy(), return_index=True)[1][:4]
+    assert len(chosen) == 4
+    bayes = GridBayes(places, model)
+    first = {
+        i: GridBayes(PlaceMaps(places.atlas, model.settings), model).posterior(batch[i : i + 1])
+        for i in chosen
+    }
+    for k in (0, 1, 2, 1, 3, 0, 2):
+        i = chosen[k]
+        np.testing.assert_array_equal(bayes.posterior(batch[i : i + 1]).mass, first[i].mass)
+
+
+# -- what each feature tells ----------------------------------------------------------------
+
+FEATURES = {"ta": ("ta", "ta_offset"), "aoa": ("aoa",), "beams": ("beam", "beam_level")}
+
+
+def without(batch, features):
+    """The reports as if features had not been measured, of terminals that nobody knows.
+
+    The scenario is left unknown on both sides of a comparison: whether a field is missing says
+    nothing about the place.
+    """
+    gone = {
+        field: torch.full_like(getattr(batch, field), missing_code(field))
+        for feature in features
+        for field in FEATURES[feature]
+    }
+    return replace(batch, scenario=torch.full_like(batch.scenario, -1), **gone)
+
+
+@pytest.fixture(scope="module")
+def full(atlas):
+    """Reports that hold timing, angle and beams, and where they come from."""
+    batch, x_m, y_m = draw_reports(atlas, 100, seed=21, scenarios={"full": 1.0})
+    told = (batch.ta >= 0) & (batch.ta_offset > INT16_MISSING)
+    told &= (batch.aoa >= 0) & (batch.beam[:, 0] >= 0)
+    chosen = told.nonzero()[:60, 0]
+    assert len(chosen) == 60
+    chosen = chosen[batch.sector[chosen, 0].argsort()]  # maps of a sector are kept for the next
+    return batch[chosen], x_m[chosen.numpy()], y_m[chosen.numpy()]
+
+
+def scores(bayes, full, features):
+    """NLL [nats] and entropy [nats] of each report without some of its features."""
+    batch, x_m, y_m = full
+    reduced = without(batch, features)
+    nll, entropy = [], []
+    for i in range(len(batch)):
+        exact = bayes.posterior(reduced[i : i + 1])
+        nll.append(exact.nll_nats(x_m[i], y_m[i]))
+        entropy.append(-(exact.mass * np.log(exact.mass)).sum())
+    return np.array(nll), np.array(entropy)
+
+
+@pytest.fixture(scope="module")
+def everything(atlas, exact_model, full):
+    bayes = GridBayes(PlaceMaps(atlas, exact_model.settings), exact_model)
+    return bayes, *scores(bayes, full, ())
+
+
+@pytest.mark.parametrize("features", [("ta",), ("aoa",), ("beams",), ("ta", "aoa", "beams")])
+def test_posteriors_are_sharper_with_each_feature(everything, full, features):
+    """The mean NLL falls by the information that a feature adds; so does the mean entropy.
+
+    Both gains are positive in expectation under the model that draws the reports; here each is
+    more than three standard errors of the mean above zero.
+    """
+    bayes, nll, entropy = everything
+    reduced_nll, reduced_entropy = scores(bayes, full, features)
+    for gain in (reduced_nll - nll, reduced_entropy - entropy):
+        assert gain.mean() > 3 * gain.std(ddof=1) / np.sqrt(len(gain))
+
+
+def test_an_exact_posterior_scores_what_it_promises(everything):
+    """Under the model that draws the reports the NLL is the entropy of the density, on average."""
+    _, nll, entropy = everything
+    off = nll - (entropy + np.log(16.0))
+    assert abs(off.mean()) < 3.3 * off.std(ddof=1) / np.sqrt(len(off))
 
 
 # -- fingerprints -------------------------------------------------------------------------
@@ -115,15 +224,7 @@ def noise_free(atlas, row, column):
     order = order[np.isfinite(level[order])][:SLOTS]
     padded = np.append(order, np.full(SLOTS - len(order), -1))
     codes = np.where(padded < 0, -1, SS_RSRP.encode(level[padded]))
-    missing = torch.full((1, SLOTS), -1)
-    report = ReportBatch(
-        torch.from_numpy(padded)[None],
-        torch.from_numpy(codes.astype(np.int64))[None],
-        missing,
-        missing,
-        torch.tensor([-1]),
-    )
-    return report, x_m, y_m
+    return ReportBatch.of(padded[None], codes[None]), x_m, y_m
 
 
 def test_a_noise_free_fingerprint_is_found_exactly(quantised):
@@ -156,12 +257,7 @@ def test_an_unmapped_sector_counts_as_far(atlas):
     maps[0] = -90.0
     maps[1] = np.where(np.arange(window.columns) < window.columns // 2, -95.0, np.nan)
     simple = replace(atlas, rsrp_dbm=maps, windows=(window,) * len(atlas.windows))
-    codes = torch.full((1, SLOTS), -1)
-    codes[0, :2] = torch.from_numpy(SS_RSRP.encode([-90.0, -95.0]).astype(np.int64))
-    sectors = torch.tensor([[0, 1, *[-1] * (SLOTS - 2)]])
-    report = ReportBatch(
-        sectors, codes, torch.full_like(codes, -1), torch.full_like(codes, -1), torch.tensor([-1])
-    )
+    report = ReportBatch.of([[0, 1]], SS_RSRP.encode([[-90.0, -95.0]]))
     x_m, _ = Fingerprints(simple, neighbours=20).locate(report)
     assert x_m < window.centre_m[0]
 
@@ -188,11 +284,7 @@ def test_a_sector_that_serves_nowhere_is_at_its_site(atlas):
     silent = replace(
         atlas, rsrp_dbm=np.where(np.arange(18)[:, None, None] == 3, np.nan, atlas.rsrp_dbm)
     )
-    report = ReportBatch(
-        torch.tensor([[3, *[-1] * 7]]),
-        *(torch.full((1, 8), -1) for _ in range(3)),
-        torch.tensor([-1]),
-    )
+    report = ReportBatch.of([[3, *[-1] * 7]], np.full((1, SLOTS), -1))
     site = atlas.sectors.iloc[3]
     assert StrongestSector(silent).locate(report) == (site.x_m, site.y_m)
 

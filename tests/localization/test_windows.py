@@ -1,6 +1,6 @@
-"""What the network sees: frames, crops and the symmetries of the square."""
+"""What the network sees: frames, crops, evidence and the symmetries of the square."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,16 +8,20 @@ import torch
 from made_up_world import default_atlas, draw_reports
 
 from ueloc_core.grid import Window
+from ueloc_core.localization.baselines import GridBayes
 from ueloc_core.localization.windows import (
     SYMMETRIES,
     WindowReader,
     _turn_raster,
     _turn_vectors,
 )
-from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.measurement.batch import missing_code
+from ueloc_core.measurement.model import MapError, MeasurementModel, ServingMaps
+from ueloc_core.measurement.scenarios import SCENARIOS
 from ueloc_core.units import azimuth_to_math_angle_rad
 
 COUNT = 24
+EVERY_SCENARIO = dict.fromkeys(SCENARIOS, 1.0)
 EVERY_SYMMETRY = pytest.mark.parametrize("symmetry", range(SYMMETRIES))
 
 
@@ -25,13 +29,14 @@ EVERY_SYMMETRY = pytest.mark.parametrize("symmetry", range(SYMMETRIES))
 def reader():
     atlas = default_atlas()
     city = atlas.city
-    return WindowReader(atlas, MeasurementModel(city.measurements, city.radio, MapError.none()))
+    settings = city.measurements.model_copy(update={"scenarios": EVERY_SCENARIO})
+    return WindowReader(atlas, MeasurementModel(settings, city.radio, MapError.none()))
 
 
 @pytest.fixture(scope="module")
 def samples(reader):
     """Reports whose terminals stand in their windows, and where."""
-    batch, x_m, y_m = draw_reports(reader.atlas, 2 * COUNT, seed=5)
+    batch, x_m, y_m = draw_reports(reader.atlas, 2 * COUNT, seed=5, scenarios=EVERY_SCENARIO)
     truth = reader.frame_positions(batch.sector[:, 0].numpy(), x_m, y_m)
     inside = np.flatnonzero((np.abs(truth) < 125).all(axis=1))[:COUNT]
     assert len(inside) == COUNT
@@ -54,7 +59,10 @@ def test_the_frame_holds_what_the_atlas_holds(reader, samples):
     read = reader.read(batch, truth)
     rsrp, error = reader.atlas.maps_at(x_m, y_m)
     row, column = cell_of(truth, reader.cells, reader.cell_m)
-    mapped, se = at(read.rsrp_dbm, row, column), at(read.se_db, row, column)
+    scatter = reader.places.levels_at(x_m, y_m).noise_db[..., 0].numpy()
+    mapped, se, noise = (
+        at(raster, row, column) for raster in (read.rsrp_dbm, read.se_db, read.noise_db)
+    )
     for i in range(COUNT):
         for k in range(8):
             sector = int(batch.sector[i, k])
@@ -62,6 +70,7 @@ def test_the_frame_holds_what_the_atlas_holds(reader, samples):
             if sector >= 0:
                 np.testing.assert_equal(mapped[i, k], rsrp[i, sector])
                 np.testing.assert_equal(se[i, k], error[i, sector])
+                np.testing.assert_equal(noise[i, k], scatter[i, sector])
     assert at(read.outdoor, row, column).all()
     np.testing.assert_array_equal(read.rsrp_code, batch.rsrp)
     assert torch.equal(read.present, batch.heard)
@@ -92,7 +101,7 @@ def test_maps_and_labels_turn_alike(reader, samples, symmetry):
     turn = np.full(COUNT, symmetry)
     plain, turned = reader.read(batch, truth), reader.read(batch, truth, turn)
     places = [(p.truth_m.numpy(), p) for p in (plain, turned)]
-    full = ("rsrp_dbm", "se_db", "outdoor")
+    full = ("rsrp_dbm", "se_db", "noise_db", "evidence", "outdoor")
     half = (
         "half_rsrp_dbm",
         "half_se_db",
@@ -182,6 +191,136 @@ def test_outside_is_the_rest_of_the_traced_ground(reader):
         own, frame = reader.atlas.windows[sector], reader.frames[sector]
         traced, inside = (reader.atlas.outdoor_in(w).sum() for w in (own, frame))
         assert reader.outside_m2(sector) == max(traced - inside, 1) * 16
+
+
+# -- the serving sector's evidence ----------------------------------------------------------
+
+DEEPEST = -30.0
+SERVING_FIELDS = ("ta", "ta_offset", "aoa", "beam", "beam_level")
+
+
+def silenced(batch, names):
+    """The reports as if some fields had not been measured."""
+    gone = {n: torch.full_like(getattr(batch, n), missing_code(n)) for n in names}
+    return replace(batch, **gone)
+
+
+def told(batch):
+    """Which reports say something of timing, angle or beams."""
+    return ((batch.ta >= 0) | (batch.aoa >= 0) | (batch.beam[:, 0] >= 0)).numpy()
+
+
+def one_row(points):
+    """Maps at n points, a row each, as one row of n places."""
+    turned = [
+        replace(part, **{name: value.transpose(0, -1) for name, value in vars(part).items()})
+        for part in (points.delays, points.departures)
+    ]
+    return ServingMaps(*turned, points.reference_dbm[:1])
+
+
+def test_evidence_is_the_likelihood_of_timing_angle_and_beams(reader, samples):
+    """At every cell of the window, against the maps at the cell's centre as a list of points."""
+    batch, truth, _, _ = samples
+    evidence = reader.read(batch, truth).evidence.numpy()
+    assert 0 < told(batch).sum() < COUNT
+    for i in np.flatnonzero(told(batch)):
+        frame = reader.frames[int(batch.sector[i, 0])]
+        x, y = np.meshgrid(frame.x_centres_m, frame.y_centres_m)
+        serving = np.full(x.size, int(batch.sector[i, 0]))
+        maps = one_row(reader.places.serving_at(serving, x.ravel(), y.ravel()))
+        everywhere = reader.model.serving_log_prob(batch[i : i + 1], maps)
+        expected = everywhere.reshape(frame.shape).numpy()
+        expected = np.maximum(expected - expected.max(), DEEPEST)
+        np.testing.assert_allclose(evidence[i], expected, atol=2e-3)
+
+
+def test_evidence_is_what_grid_bayes_makes_of_the_serving_sector(reader, samples):
+    """The posterior over that without the serving sector's fields, cell by cell, up to a factor."""
+    batch, truth, _, _ = samples
+    evidence = reader.read(batch, truth).evidence.numpy()
+    bayes = GridBayes(reader.places, reader.model)
+    silent = silenced(batch, SERVING_FIELDS)
+    compared = 0
+    for i in np.flatnonzero(told(batch)):
+        serving = int(batch.sector[i, 0])
+        frame, outdoor = reader.frames[serving], reader.places.around(serving).outdoor
+        spread = 1e-3 / outdoor.size  # of the mass that lies anywhere in the square
+        both = [bayes.posterior(r[i : i + 1]).in_frame(frame) - spread for r in (batch, silent)]
+        # where neither is lost in the mass that is spread, nor at the evidence's floor
+        clear = np.minimum(*both) > 1e-9
+        clear &= evidence[i] > DEEPEST
+        ratio = np.log(both[0][clear]) - np.log(both[1][clear]) - evidence[i][clear]
+        compared += clear.sum()
+        assert np.ptp(ratio) < 5e-3
+    assert compared > 1000
+
+
+@EVERY_SYMMETRY
+def test_evidence_turns_with_the_window(reader, samples, symmetry):
+    """Every cell's evidence lies where the symmetry carries the cell's centre."""
+    batch, truth, _, _ = samples
+    plain, turned = (
+        reader.read(batch, truth, np.full(COUNT, s)).evidence.numpy() for s in (0, symmetry)
+    )
+    centre_m = (np.arange(reader.cells) + 0.5 - reader.cells / 2) * reader.cell_m
+    place_m = np.stack(np.meshgrid(centre_m, centre_m), axis=-1).reshape(-1, 2)
+    row, column = cell_of(place_m, reader.cells, reader.cell_m)
+    to_row, to_column = cell_of(_turn_vectors(place_m, symmetry), reader.cells, reader.cell_m)
+    np.testing.assert_array_equal(turned[:, to_row, to_column], plain[:, row, column])
+
+
+def test_evidence_lies_between_its_floor_and_zero(reader, samples):
+    batch, truth, _, _ = samples
+    evidence = reader.read(batch, truth).evidence
+    assert evidence.dtype == torch.float32
+    assert evidence.shape == (COUNT, reader.cells, reader.cells)
+    assert (evidence.amax(dim=(1, 2)) == 0).all()
+    assert float(evidence.min()) == DEEPEST
+
+
+def test_evidence_is_zero_where_nothing_is_reported(reader, samples):
+    """Neither by the scenario nor once the fields are taken away; the others say nothing of it."""
+    batch, truth, _, _ = samples
+    evidence = reader.read(batch, truth).evidence.numpy()
+    flat = (evidence == 0).all(axis=(1, 2))
+    np.testing.assert_array_equal(flat, ~told(batch))
+    assert (reader.read(silenced(batch, SERVING_FIELDS), truth).evidence == 0).all()
+    others = silenced(batch, ("rsrq", "sinr", "cqi", "ri", "ul_sinr", "throughput", "bler"))
+    np.testing.assert_array_equal(reader.read(others, truth).evidence, evidence)
+
+
+def test_an_offset_without_its_timing_advance_says_nothing(reader, samples):
+    """It counts from the timing advance."""
+    batch, truth, _, _ = samples
+    offset_only = silenced(batch, ("ta", "aoa", "beam", "beam_level"))
+    assert (offset_only.ta_offset > missing_code("ta_offset")).any()
+    assert (reader.read(offset_only, truth).evidence == 0).all()
+
+
+def test_evidence_of_the_fields_adds_up(reader, samples):
+    """Timing, angle and beams are independent given the place."""
+    batch, truth, _, _ = samples
+    fields_of = {"ta": ("ta", "ta_offset"), "aoa": ("aoa",), "beams": ("beam", "beam_level")}
+    parts = []
+    for kept in fields_of:
+        gone = [n for name, names in fields_of.items() if name != kept for n in names]
+        parts.append(reader.read(silenced(batch, gone), truth).evidence)
+    whole, total = reader.read(batch, truth).evidence, sum(parts)
+    total = total - total.amax(dim=(1, 2), keepdim=True)
+    above = (torch.stack(parts).amin(dim=0) > DEEPEST) & (whole > DEEPEST)
+    assert above.float().mean() > 0.3
+    torch.testing.assert_close(total[above], whole[above], atol=2e-3, rtol=1e-3)
+
+
+def test_evidence_is_high_where_the_terminal_is(reader, samples):
+    """Most terminals stand where a small part of the window has more evidence."""
+    batch, truth, _, _ = samples
+    read = reader.read(batch, truth)
+    row, column = cell_of(truth, reader.cells, reader.cell_m)
+    own = at(read.evidence, row, column)
+    higher = (read.evidence.numpy() > own[:, None, None]).mean(axis=(1, 2))
+    assert np.median(higher[told(batch)]) < 0.15
 
 
 def test_missing_values_have_flags(reader, samples):
