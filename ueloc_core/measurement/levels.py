@@ -65,7 +65,7 @@ class MapError:
         Standard deviation of the error that all sectors share at a place, and of that which the
         sectors of a site share [dB].
     total_db
-        Standard deviation of the total received power's map error [dB].
+        Standard deviation of the map error of the unreported sectors' power [dB].
     level_exponent
         Exponent of the levels' likelihood of a report, below one where errors go together in
         ways that the shared parts do not hold.

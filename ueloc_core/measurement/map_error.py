@@ -179,7 +179,7 @@ def fit(city: City, reports: ReportBatch, maps: LevelMaps) -> tuple[MapError, fl
         losses.append(float(loss.detach()))
     with torch.no_grad():
         values = current().as_dict()
-    values["total_db"] = _total_error_db(city, reports, maps, values)
+    values["total_db"] = _total_error_db(city, reports, maps)
     return MapError(**values), losses[0], losses[-1]
 
 
@@ -319,20 +319,16 @@ def _others(model: MeasurementModel, report: ReportBatch, around: Around) -> Ten
     return (value + model.serving_log_prob(report, around.serving))[0].double()
 
 
-def _total_error_db(
-    city: City, reports: ReportBatch, maps: LevelMaps, values: dict[str, float]
-) -> float:
-    """Map error of the total power [dB] that makes the quality fields most likely."""
+def _total_error_db(city: City, reports: ReportBatch, maps: LevelMaps) -> float:
+    """Map error of the unreported power [dB] that makes the quality fields most likely."""
     mapped = (10 ** (maps.rsrp_dbm[..., 0] / 10)).nan_to_num(0.0)
     heard = torch.zeros(len(reports), mapped.shape[1] + 1, dtype=torch.bool)
     heard.scatter_(1, torch.where(reports.heard, reports.sector, mapped.shape[1]), value=True)
     unreported = (mapped * ~heard[:, :-1]).sum(dim=1)
-    exact = MeasurementModel(city.measurements, city.radio, MapError(**values)).quality
-    given_total = exact.given_total(reports)
+    table = QualityLikelihood(city.measurements.quality, city.radio, 0.0).table(reports)
     best, best_value = 0.0, -np.inf
     for total_db in np.arange(0.0, 8.01, 0.5):
         quality = QualityLikelihood(city.measurements.quality, city.radio, float(total_db))
-        table = quality.table(reports, given_total)
         value = float(quality.log_prob(table, unreported).mean())
         if value > best_value:
             best, best_value = float(total_db), value

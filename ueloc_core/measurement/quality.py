@@ -1,23 +1,25 @@
 """Likelihood of ratios, rank and rates, given the reported levels.
 
-All of them follow from the reported levels and the total received power per resource element:
-load times the reported levels, plus load times the mapped levels of the unreported, plus noise,
-times a log-normal deviation that all fields of a report share (`interference_sigma_db`). Given
-the total they are independent:
+All of them follow from the levels and the load, the share of their resource elements that the
+sectors send on: a sector meets load times the levels of all others, plus noise. The levels are
+the reported ones and, for the other sectors, the mapped ones; the load of a report deviates from
+the city's by a log-normal factor that all its fields share (`interference_sigma_db`), up to full
+load. Given the load they are independent:
 
 - SS-RSRQ and SS-SINR of each reported sector, with an error of their own;
 - CQI: the highest at which 10% of the blocks are lost (`link.cqi_thresholds_db`);
 - RI: how many of four layers the serving sector's SINR carries (thresholds assumed);
 - throughput: log-normal around the rate of `link.throughput_mbps` in the share of the
   resource blocks that the load leaves;
-- BLER: errors among 100 blocks, binomial, at the rate that link adaptation meets: near 10%
-  except where even the lowest MCS fails or the highest leaves room.
+- BLER: errors among 100 blocks, binomial, at the 10% that the outer loop of link adaptation
+  keeps to, but where even the lowest MCS loses more or the highest one less.
 
 The place enters through the unreported sectors' power alone, so the likelihood of a report is a
-table over the total power, integrated once over the shared deviation.
+table over that, integrated once over the load. A map's error is one of that power.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,16 +31,17 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from ueloc_core.city_sections import RadioConfig
+from ueloc_core.measurement.accuracy import namespace
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.bins import log_code, log_interval
 from ueloc_core.measurement.levels import NOWHERE_DBM
 from ueloc_core.measurement.reports import MISSING, SS_RSRQ, SS_SINR
 from ueloc_core.measurement.settings import QualityConfig
 from ueloc_core.radio.link import (
+    MCS_TABLE,
+    TARGET_BLOCK_ERROR_RATE,
     block_error_rate,
     cqi_thresholds_db,
-    interference_mw,
-    mcs_of_sinr,
     received_power_mw,
     rsrq_db,
     throughput_mbps,
@@ -47,38 +50,33 @@ from ueloc_core.units import noise_per_resource_element_dbm
 
 RANK_THRESHOLDS_DB = (8.0, 16.0, 22.0)  # SINR from which 2, 3 and 4 layers pay: assumed
 BLOCKS = 100
-_STEP_DB = 0.25
-_PARTS = 4  # nodes that are averaged within a step
-_TOP_DBM = -10.0
-_KERNEL_REACH = 4.0  # standard deviations
+_STEP_DB = 0.5  # of the interference of a report's strongest sector over its least
+_NODES = 141
+_LOAD_REACH = 4.0  # standard deviations
+_LOAD_STEP = 0.75  # over the smallest error of a field
+_ADAPTATION_STEP_DB = 0.2  # where the block error rate counts, which is steep
+_AT_ONCE = 100_000  # nodes: bounds the memory
 _SINR_DB = (-30.0, 60.0, 0.1)  # first, last and step of the rates' tables
 _LEAST_RATE_KBPS = 1.0
-_ERROR_NODES, _ERROR_REACH = 13, 3.0  # of the map's error of the total power
+_ERROR_NODES, _ERROR_REACH = 13, 3.0  # of the map's error
 _RARE = 1e-4  # least share of lost and of kept blocks
 
 
 @dataclass(frozen=True)
 class QualityTable:
-    """Log-likelihood of reports' quality fields as a function of the total power.
+    """Log-likelihood of reports' quality fields as a function of the unreported sectors' power.
 
     Attributes
     ----------
-    reported_mw
-        Load times the reported levels, plus noise [mW per resource element], shape (report,).
+    least_mw
+        What the strongest reported sector meets where no other one is unreported: the levels of
+        the other reported ones, and noise over load [mW], shape (report,).
     log_prob
-        Values at `first_dbm` + k * 0.25 dB, shape (report, node).
-    first_dbm
-        Total power of the first node [dBm].
+        Values where the unreported ones make that k * 0.5 dB more, shape (report, node).
     """
 
-    reported_mw: Tensor
+    least_mw: Tensor
     log_prob: Tensor
-    first_dbm: float
-
-    def row(self, n: int) -> "QualityTable":
-        """The table of one report."""
-        part = slice(n, n + 1)
-        return QualityTable(self.reported_mw[part], self.log_prob[part], self.first_dbm)
 
 
 class RateLaws:
@@ -98,7 +96,8 @@ class RateLaws:
             sinr, resource_blocks=radio.resource_blocks, numerology=radio.numerology
         )
         self._kbps = np.maximum(1e3 * (1.0 - radio.load) * rate, _LEAST_RATE_KBPS)
-        lost = block_error_rate(np.maximum(mcs_of_sinr(sinr), 0), sinr)
+        lowest, highest = (block_error_rate(mcs, sinr) for mcs in (0, len(MCS_TABLE) - 1))
+        lost = np.maximum(lowest, np.minimum(TARGET_BLOCK_ERROR_RATE, highest))
         self._lost = lost.clip(_RARE, 1 - _RARE)
 
     @cached_property
@@ -151,7 +150,7 @@ class QualityLikelihood:
     radio
         Carrier, load and noise.
     total_db
-        Map error of the total power [dB], 0 in the world.
+        Map error of the unreported sectors' power [dB], 0 in the world.
     """
 
     def __init__(self, settings: QualityConfig, radio: RadioConfig, total_db: float) -> None:
@@ -161,96 +160,84 @@ class QualityLikelihood:
         self.rates = RateLaws(radio)
         self._cqi_thresholds = torch.tensor(cqi_thresholds_db(), dtype=torch.float32)
         self._rank_thresholds = torch.tensor(RANK_THRESHOLDS_DB, dtype=torch.float32)
-        self._first_dbm = noise_dbm - 6.0
 
-    def table(
-        self,
-        reports: ReportBatch,
-        given_total: Tensor | None = None,
-        total_db: float | None = None,
-    ) -> QualityTable:
-        """Log-likelihood over the expected total power, the shared deviation integrated out.
+    def loads(self, deviation_db: Any) -> Any:
+        """Load of reports whose interference deviates by so much [dB]."""
+        return (self.load * 10.0 ** (deviation_db / 10.0)).clip(max=1.0)
+
+    def table(self, reports: ReportBatch) -> QualityTable:
+        """Log-likelihood over the unreported sectors' power, the load integrated out."""
+        sigma = self.settings.interference_sigma_db
+        step = _LOAD_STEP * min(self.settings.sigma_db, self.settings.rank_sigma_db)
+        if bool((reports.bler != MISSING).any()):
+            step = min(step, _ADAPTATION_STEP_DB)
+        count = 1 + 2 * math.ceil(_LOAD_REACH * sigma / step)
+        deviation = torch.linspace(-_LOAD_REACH, _LOAD_REACH, count)
+        weight = torch.log_softmax(-0.5 * deviation**2, dim=0)
+        own = reported_mw(reports)
+        whole = own.sum(dim=1, keepdim=True)
+        least = whole - own.amax(dim=1, keepdim=True) + self.noise_mw / self.load
+        unreported = least * (10.0 ** (_STEP_DB * torch.arange(_NODES) / 10.0) - 1.0)
+        all_mw, load = (whole + unreported)[..., None], self.loads(sigma * deviation)
+        at_once = max(1, _AT_ONCE // (_NODES * count))
+        parts = [slice(k, k + at_once) for k in range(0, len(reports), at_once)]
+        values = [least.new_zeros(0, _NODES)]
+        for k in parts:
+            given = self.at_load(reports[k], all_mw[k], load)
+            values.append((given + weight).logsumexp(dim=2))
+        return QualityTable(least[:, 0], torch.cat(values))
+
+    def at_load(self, reports: ReportBatch, all_mw: Tensor, load: Tensor) -> Tensor:
+        """Log-likelihood given the sum of all levels [mW] and the load, arrays that broadcast.
+
+        The first axis is that of the reports; the result has shape (report, ...).
+        """
+        settings, level = self.settings, reports.level_dbm.nan_to_num(0.0)[:, None, None, :]
+        all_mw, load = all_mw[..., None], load[..., None]
+        own = reported_mw(reports)[:, None, None, :]
+        ratio_db = rsrq_db(level, self.received_dbm(all_mw, load))
+        sinr_db = level - self.received_dbm((all_mw - own).clamp_min(0.0), load)
+        rsrq, sinr = (v[:, None, None, :] for v in (reports.rsrq, reports.sinr))
+        value = log_code(SS_RSRQ, rsrq, ratio_db, settings.sigma_db)
+        value = value + log_code(SS_SINR, sinr, sinr_db, settings.sigma_db)
+        value, serving = value.sum(dim=-1), sinr_db[..., 0]
+
+        def whole(values: Tensor) -> Tensor:
+            return values[:, None, None]
+
+        value = value + log_interval(
+            whole(reports.cqi), self._cqi_thresholds, serving, settings.sigma_db
+        )
+        rank = torch.where(reports.ri == MISSING, MISSING, reports.ri - 1)
+        value = value + log_interval(
+            whole(rank), self._rank_thresholds, serving, settings.rank_sigma_db
+        )
+        if bool((reports.throughput != MISSING).any()):
+            value = value + self.rates.log_throughput(
+                whole(reports.throughput), serving, settings.throughput_sigma
+            )
+        if bool((reports.bler != MISSING).any()):
+            value = value + self.rates.log_errors(whole(reports.bler), serving)
+        return value.to(torch.float32)
+
+    def received_dbm(self, levels_mw: Any, load: Any) -> Any:
+        """Power of a resource element [dBm] from the sum of levels [mW] under a load."""
+        power = received_power_mw(levels_mw, load=load, noise_mw=self.noise_mw)
+        return 10.0 * namespace(power).log10(power)
+
+    def log_prob(self, table: QualityTable, unreported_mw: Tensor) -> Tensor:
+        """Log-probability of the quality fields, each report on its own.
 
         Parameters
         ----------
-        reports
-            The reports.
-        given_total
-            Their `given_total`, where it is known already.
-        total_db
-            Map error of the total power that is integrated out as well [dB]; all by default.
+        table
+            From `table`, of the same reports.
+        unreported_mw
+            Sum of the mapped levels of the unreported sectors [mW], shape (report, ...), which
+            is that of the result.
         """
-        log_prob = self.given_total(reports) if given_total is None else given_total
-        total_db = self.total_db if total_db is None else total_db
-        sigma = math.hypot(self.settings.interference_sigma_db, total_db)
-        reach = math.ceil(_KERNEL_REACH * sigma / _STEP_DB)
-        offset = _STEP_DB * torch.arange(-reach, reach + 1, dtype=torch.float32)
-        kernel = torch.softmax(-0.5 * (offset / sigma) ** 2, dim=0)
-        peak = log_prob.amax(dim=1, keepdim=True)
-        padded = torch.nn.functional.pad(
-            (log_prob - peak)[:, None].exp(), (reach, reach), mode="replicate"
-        )
-        mean = torch.nn.functional.conv1d(padded, kernel[None, None])[:, 0]
-        return QualityTable(
-            reported_mw=self.received_mw(reported_mw(reports).sum(dim=1)),
-            log_prob=mean.clamp_min(1e-30).log() + peak,
-            first_dbm=self._first_dbm,
-        )
-
-    def given_total(self, reports: ReportBatch) -> Tensor:
-        """Log-likelihood at total powers, shape (report, node).
-
-        Where a sector's own power makes up nearly all of the total, its SINR jumps within one
-        step, so that each node is the mean over its step.
-        """
-        count = round((_TOP_DBM - self._first_dbm) / _STEP_DB) + 1
-        parts = torch.arange(count * _PARTS, dtype=torch.float32) - (_PARTS - 1) / 2
-        total = self._first_dbm + _STEP_DB / _PARTS * parts
-        log_prob = self.at_total(reports, total[None, :])
-        log_prob = log_prob.reshape(-1, count, _PARTS).logsumexp(dim=2)
-        return log_prob - math.log(_PARTS)
-
-    def at_total(self, reports: ReportBatch, total_dbm: Tensor) -> Tensor:
-        """Log-likelihood at any total powers [dBm] of shape (report or 1, node)."""
-        settings, total = self.settings, total_dbm[..., None]
-        level = reports.level_dbm.nan_to_num(0.0)[:, None, :]
-        sinr_db = level - self.interference_dbm(total, reported_mw(reports)[:, None, :])
-        ratio_db = rsrq_db(level, total)
-        value = log_code(SS_RSRQ, reports.rsrq[:, None, :], ratio_db, settings.sigma_db)
-        value = value + log_code(SS_SINR, reports.sinr[:, None, :], sinr_db, settings.sigma_db)
-        value, serving = value.sum(dim=2), sinr_db[:, :, 0]
-        value = value + log_interval(
-            reports.cqi[:, None], self._cqi_thresholds, serving, settings.sigma_db
-        )
-        rank = torch.where(reports.ri == MISSING, MISSING, reports.ri - 1)[:, None]
-        value = value + log_interval(rank, self._rank_thresholds, serving, settings.rank_sigma_db)
-        if bool((reports.throughput != MISSING).any()):
-            value = value + self.rates.log_throughput(
-                reports.throughput[:, None], serving, settings.throughput_sigma
-            )
-        if bool((reports.bler != MISSING).any()):
-            value = value + self.rates.log_errors(reports.bler[:, None], serving)
-        return value.to(torch.float32)
-
-    def interference_dbm(self, total_dbm: Tensor, level_mw: Tensor) -> Tensor:
-        """Interference and noise [dBm] that a sector meets within a total power [dBm]."""
-        rest: Tensor = interference_mw(
-            10 ** (total_dbm / 10), level_mw, load=self.load, noise_mw=self.noise_mw
-        )
-        return 10.0 * rest.log10()
-
-    def received_mw(self, levels_mw: Any) -> Any:
-        """Total power [mW] of a resource element under the load, of levels' sum [mW]."""
-        return received_power_mw(levels_mw, load=self.load, noise_mw=self.noise_mw)
-
-    def expected_total_dbm(self, table: QualityTable, unreported_mw: Tensor) -> Tensor:
-        """Expected total power [dBm]: reported levels and noise, plus load x unreported [mW].
-
-        `unreported_mw` has shape (report, ...).
-        """
-        known = table.reported_mw.reshape(-1, *([1] * (unreported_mw.ndim - 1)))
-        total: Tensor = received_power_mw(unreported_mw, load=self.load, noise_mw=known)
-        return 10.0 * total.log10()
+        terms = self._over_errors(table, unreported_mw)
+        return torch.stack([value + weight for value, weight in terms]).logsumexp(dim=0)
 
     def same_place_log_prob(self, reports: ReportBatch, unreported_mw: Tensor) -> Tensor:
         """Log-probability of reports from one place, one map error for all, shape (place,).
@@ -263,37 +250,26 @@ class QualityLikelihood:
             Sum of the mapped levels of the sectors that each does not report [mW], shape
             (n, place).
         """
-        if self.total_db == 0.0 or len(reports) == 1:
-            return self.log_prob(self.table(reports), unreported_mw).sum(dim=0)
-        table = self.table(reports, total_db=0.0)
-        node = torch.linspace(-_ERROR_REACH, _ERROR_REACH, _ERROR_NODES)
-        terms = [
-            self.log_prob(table, unreported_mw, float(z) * self.total_db).sum(dim=0) + weight
-            for z, weight in zip(node, torch.log_softmax(-0.5 * node**2, dim=0), strict=True)
-        ]
-        return torch.stack(terms).logsumexp(dim=0)
+        terms = self._over_errors(self.table(reports), unreported_mw)
+        return torch.stack([v.sum(dim=0) + weight for v, weight in terms]).logsumexp(dim=0)
 
-    def log_prob(self, table: QualityTable, unreported_mw: Tensor, error_db: float = 0.0) -> Tensor:
-        """Log-probability of the quality fields, shape of `unreported_mw` (report, ...).
-
-        Parameters
-        ----------
-        table
-            From `table`, of the same reports.
-        unreported_mw
-            Sum of the mapped levels of the unreported sectors [mW].
-        error_db
-            How far the total power is above what the maps say [dB].
-        """
-        expected_dbm = self.expected_total_dbm(table, unreported_mw) + error_db
-        position = (expected_dbm - table.first_dbm) / _STEP_DB
-        last = table.log_prob.shape[1] - 1
-        position = position.clamp(0, last - 1e-3)
-        below = position.detach().floor().long()
-        flat = below.reshape(len(below), -1)
-        low = table.log_prob.gather(1, flat).reshape(below.shape)
-        high = table.log_prob.gather(1, flat + 1).reshape(below.shape)
-        return low + (position - below) * (high - low)
+    def _over_errors(
+        self, table: QualityTable, unreported_mw: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Log-probabilities under map errors, and the logarithms of these errors' weights."""
+        nodes = _ERROR_NODES if self.total_db else 1
+        reach = _ERROR_REACH * self.total_db
+        error_db = torch.linspace(-reach, reach, nodes)
+        weight = torch.log_softmax(-0.5 * torch.linspace(-1, 1, nodes).mul(_ERROR_REACH) ** 2, 0)
+        least = table.least_mw.reshape(-1, *([1] * (unreported_mw.ndim - 1)))
+        for error, log_weight in zip(error_db.tolist(), weight, strict=True):
+            ratio = 1.0 + unreported_mw * 10.0 ** (error / 10.0) / least
+            position = (10.0 * ratio.log10() / _STEP_DB).clamp(0, _NODES - 1 - 1e-3)
+            below = position.detach().floor().long()
+            flat = below.reshape(len(below), -1)
+            low = table.log_prob.gather(1, flat).reshape(below.shape)
+            high = table.log_prob.gather(1, flat + 1).reshape(below.shape)
+            yield low + (position - below) * (high - low), log_weight
 
 
 def reported_mw(reports: ReportBatch) -> Tensor:

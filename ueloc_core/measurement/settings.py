@@ -119,8 +119,8 @@ class BeamsConfig(Section):
 class QualityConfig(Section):
     """Ratios and rates, given the levels.
 
-    ``interference_sigma_db`` is the deviation of the total received power that all of them
-    share (load that differs from the mean); the others are each field's own.
+    ``interference_sigma_db`` is the deviation of the interference that all of them share (load
+    that differs from the city's, up to full load); the others are each field's own.
     """
 
     interference_sigma_db: Annotated[float, Field(ge=0.5, le=20)] = 3.0

@@ -34,7 +34,7 @@ from ueloc_core.measurement.reports import (
 from ueloc_core.measurement.schemas import BEAMS, SLOTS
 from ueloc_core.measurement.settings import MeasurementConfig
 from ueloc_core.measurement.timing import TimingLikelihood
-from ueloc_core.radio.link import cqi_thresholds_db, interference_mw, rsrq_db, timing_advance
+from ueloc_core.radio.link import cqi_thresholds_db, rsrq_db, timing_advance
 
 Floats = NDArray[np.floating[Any]]
 Codes = dict[str, NDArray[Any]]
@@ -252,18 +252,17 @@ class Simulator:
         silent = around.mapped_mw.sum(axis=1) + around.others_mw
         listed = np.take_along_axis(around.mapped_mw, slots, axis=1)
         silent = silent - np.where(heard[:, : slots.shape[1]], listed, 0.0).sum(axis=1)
-        total = quality.received_mw(level_mw.sum(axis=1) + np.maximum(silent, 0.0))
-        total = 10 * np.log10(total)
-        total += settings.interference_sigma_db * rng.standard_normal(count)
-        rest = interference_mw(
-            (10 ** (total / 10))[:, None], level_mw, load=quality.load, noise_mw=quality.noise_mw
-        )
-        sinr_db = level - 10 * np.log10(rest)
+        whole = (level_mw.sum(axis=1) + np.maximum(silent, 0.0))[:, None]
+        deviation = settings.interference_sigma_db * rng.standard_normal((count, 1))
+        load = quality.loads(deviation)
+        others = np.maximum(whole - level_mw, 0.0)
+        sinr_db = level - quality.received_dbm(others, load)
+        ratio_db = rsrq_db(level, quality.received_dbm(whole, load))
 
         def scattered(value: Floats, sigma: float) -> Floats:
             return value + sigma * rng.standard_normal(value.shape, dtype=np.float32)
 
-        rsrq = SS_RSRQ.encode(scattered(rsrq_db(level, total[:, None]), settings.sigma_db))
+        rsrq = SS_RSRQ.encode(scattered(ratio_db, settings.sigma_db))
         sinr = SS_SINR.encode(scattered(sinr_db, settings.sigma_db))
         report["rsrq"] = self._kept("rsrq", rsrq, terminals, rng, heard)
         report["sinr"] = self._kept("sinr", sinr, terminals, rng, heard)
