@@ -9,12 +9,8 @@ from made_up_world import default_atlas, draw_reports
 from scipy.optimize import minimize
 
 from ueloc_core.grid import Window
-from ueloc_core.localization.baselines import (
-    Fingerprints,
-    GridBayes,
-    StrongestSector,
-    geometric_median,
-)
+from ueloc_core.localization.baselines import GridBayes, geometric_median
+from ueloc_core.localization.classics import Fingerprints, StrongestSector
 from ueloc_core.measurement.batch import ReportBatch, missing_code
 from ueloc_core.measurement.model import MapError, MeasurementModel
 from ueloc_core.measurement.place_maps import PlaceMaps

@@ -17,13 +17,9 @@ from ueloc_core.evaluation.metrics import hpd_area_m2, hpd_level, summarise, sum
 from ueloc_core.evaluation.report import write_report
 from ueloc_core.evaluation.schemas import FixSchema
 from ueloc_core.grid import Window
-from ueloc_core.localization.baselines import (
-    Fingerprints,
-    GridBayes,
-    StrongestSector,
-    geometric_median,
-)
+from ueloc_core.localization.baselines import GridBayes, geometric_median
 from ueloc_core.localization.calibrated import Calibration, FeatureReader
+from ueloc_core.localization.classics import Fingerprints, StrongestSector
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.training import load_network, predict, read_samples
 from ueloc_core.localization.windows import WindowReader

@@ -1,4 +1,4 @@
-"""What the network is compared with: the exact grid posterior, and two classics."""
+"""What the network is compared with: the exact grid posterior; and the point of a density."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,8 @@ from ueloc_core.grid import Window
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.place_maps import PlaceMaps
-from ueloc_core.measurement.reports import decode_rsrp
-from ueloc_core.radio.atlas import MapAtlas
 
 _ASTRAY_SHARE = 1e-3
-_SCALE_FLOOR_DB = 1.0
-_MISSING_FINGERPRINT_DBM = -130.0
 _MEDIAN_STEPS = 50
 _MEDIAN_TOLERANCE_M = 0.05
 
@@ -74,61 +70,6 @@ class GridBayes:
         mass = np.full(around.window.shape, _ASTRAY_SHARE / around.outdoor.size)
         mass[around.outdoor] += (1 - _ASTRAY_SHARE) * torch.softmax(log_prob, dim=0).numpy()
         return GridPosterior(around.window, mass)
-
-
-class Fingerprints:
-    """k nearest neighbours in signal space among the twin's outdoor grid cells.
-
-    The distance is the root mean square difference of RSRP [dB] over the reported sectors; an
-    unmapped one counts as -130 dBm. The estimate weighs the k nearest by inverse distance.
-    """
-
-    def __init__(self, atlas: MapAtlas, neighbours: int) -> None:
-        self.atlas, self.neighbours = atlas, neighbours
-
-    def locate(self, report: ReportBatch) -> tuple[float, float]:
-        """Estimated (x, y) [m] of one report."""
-        heard = report.heard[0].numpy()
-        sectors = report.sector[0].numpy()[heard]
-        level = decode_rsrp(report.rsrp[0].numpy()[heard])
-        window = self.atlas.windows[int(sectors[0])]
-        outdoor = self.atlas.outdoor_in(window)
-        rsrp, _ = self.atlas.maps_in(window, sectors)
-        stored = np.nan_to_num(rsrp[:, outdoor], nan=_MISSING_FINGERPRINT_DBM)
-        distance = np.sqrt(((stored - level[:, None]) ** 2).mean(axis=0))
-        count = min(self.neighbours, distance.size)
-        nearest = np.argpartition(distance, count - 1)[:count]
-        weight = 1.0 / np.maximum(distance[nearest], _SCALE_FLOOR_DB)
-        row, column = (index[nearest] for index in np.nonzero(outdoor))
-        x_m = (weight * window.x_centres_m[column]).sum() / weight.sum()
-        y_m = (weight * window.y_centres_m[row]).sum() / weight.sum()
-        return float(x_m), float(y_m)
-
-
-class StrongestSector:
-    """The centre of the outdoor ground where the twin says that the serving sector is best."""
-
-    def __init__(self, atlas: MapAtlas) -> None:
-        self.atlas = atlas
-        self._centres: dict[int, tuple[float, float]] = {}
-
-    def locate(self, report: ReportBatch) -> tuple[float, float]:
-        """Estimated (x, y) [m] of one report."""
-        serving = int(report.sector[0, 0])
-        if serving not in self._centres:
-            self._centres[serving] = self._centre(serving)
-        return self._centres[serving]
-
-    def _centre(self, serving: int) -> tuple[float, float]:
-        window = self.atlas.windows[serving]
-        rsrp, _ = self.atlas.maps_in(window)
-        filled = np.nan_to_num(rsrp, nan=-np.inf)
-        best = (filled.argmax(axis=0) == serving) & np.isfinite(filled[serving])
-        row, column = np.nonzero(best & self.atlas.outdoor_in(window))
-        if not len(row):
-            site: Any = self.atlas.sectors.iloc[serving]
-            return float(site.x_m), float(site.y_m)
-        return float(window.x_centres_m[column].mean()), float(window.y_centres_m[row].mean())
 
 
 def geometric_median(mass: NDArray[np.floating[Any]], window: Window) -> tuple[float, float]:
