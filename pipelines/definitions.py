@@ -11,6 +11,7 @@ from assets.evaluation import evaluation
 from assets.map_error import map_error
 from assets.measurements import measurement_set, measurements
 from assets.osm_extract import osm_extract
+from assets.path_traced import path_traced_measurements
 from assets.posterior_model import posterior_model
 from assets.radio_map import radio_map, world_radio_map
 from assets.resources import ArtifactStore
@@ -33,6 +34,7 @@ ASSETS = (
     coverage,
     measurements,
     measurement_set,
+    path_traced_measurements,
     map_error,
     posterior_model,
     calibration,

@@ -17,7 +17,10 @@ CITY_BEFORE_TILES = ("osm_extract",)
 TILE_STAGES = ("scene", "sites", "radio_map")
 TILE_AFTER_SITES = ("world_scene", "world_sites", "world_radio_map")
 TILE_AFTER_NEIGHBOURS = ("measurements",)
-CITY_AFTER_TILES = ("measurement_set", "map_error", "posterior_model", "calibration", "evaluation")
+CITY_AFTER_TILES = (
+    *("measurement_set", "path_traced_measurements", "map_error", "posterior_model"),
+    *("calibration", "evaluation"),
+)
 CITY_MAPS = ("coverage",)
 """Stages in the order of the lineage; those of one line share a partition and so a run.
 
@@ -49,6 +52,11 @@ simulate_measurements = dg.define_asset_job(
     "simulate_measurements",
     ["measurements"],
     description="Reports of the terminals that a tile serves, from its neighbourhood's maps.",
+)
+trace_paths = dg.define_asset_job(
+    "trace_paths",
+    ["path_traced_measurements"],
+    description="Exact paths to a city's test terminals, for reports that no map smooths.",
 )
 train_posterior = dg.define_asset_job(
     "train_posterior",
@@ -89,6 +97,7 @@ ASSET_JOBS = (
     trace_radio_maps,
     map_coverage,
     simulate_measurements,
+    trace_paths,
     train_posterior,
     evaluate,
 )

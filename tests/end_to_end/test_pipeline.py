@@ -103,6 +103,7 @@ STAGES = {
     "coverage": "ueloc_core.radio.coverage.build_coverage",
     "measurements": "ueloc_core.measurement.tracks.build_measurements",
     "measurement_set": "ueloc_core.measurement.splits.build_measurement_set",
+    "path_traced_measurements": "ueloc_core.measurement.path_traced.build_path_traced",
     "map_error": "ueloc_core.measurement.map_error.build_map_error",
     "posterior_model": "ueloc_core.localization.training.build_posterior_model",
     "calibration": "ueloc_core.evaluation.calibration.build_calibration",
@@ -142,7 +143,7 @@ def test_every_contract_was_checked_and_kept(finished: Finished):
         for key in graph.asset_check_keys:
             (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
             assert record.status.value == "SUCCEEDED", key
-    assert len(graph.asset_check_keys) == 14
+    assert len(graph.asset_check_keys) == 16
 
 
 def test_parameters_of_the_fingerprint_cover_what_a_stage_reads(finished: Finished):

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from ueloc_core.city import City, load_city
 from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.radio.ray_tracing import CellMap, SiteMaps
+from ueloc_core.radio.ray_tracing.reference import PathTable
 from ueloc_core.units import SPEED_OF_LIGHT_M_S, db_to_linear, free_space_gain_db, linear_to_db
 
 
@@ -49,8 +50,33 @@ def free_space(work):
         yield SiteMaps(maps, seen, seen)
 
 
+def straight_paths(work):
+    """The straight line instead of a solver's paths, as `free_space` instead of rays."""
+    for unit in work:
+        way_m = unit.positions_m - np.array(unit.mast_m)
+        length_m = np.linalg.norm(way_m, axis=1)
+        direction = (way_m / length_m[:, None]).astype(np.float32)
+        azimuth = np.arctan2(way_m[:, 0], way_m[:, 1])
+        friis = db_to_linear(free_space_gain_db(length_m, unit.frequency_hz))
+        pattern = [1.1 + np.cos(azimuth - np.radians(s.azimuth_deg)) for s in unit.sectors]
+        none = np.zeros(len(way_m), dtype=np.uint8)
+        yield PathTable(
+            positions=len(way_m),
+            position=np.arange(len(way_m)),
+            gain=(friis * np.array(pattern)).astype(np.float32),
+            delay_ns=length_m / SPEED_OF_LIGHT_M_S * 1e9,
+            departure=direction,
+            arrival=direction,
+            reflections=none,
+            refractions=none,
+            scatterings=none,
+            diffractions=none,
+        )
+
+
 def quick_map_error(city, atlas, reports, out):
-    (out / "map_error.json").write_text(json.dumps({"core_db": 1.0}))
+    for name in ("map_error", "plain_error"):
+        (out / f"{name}.json").write_text(json.dumps({"core_db": 1.0}))
     return {"core_db": 1.0}
 
 
@@ -109,6 +135,7 @@ def _picture(path: Path) -> None:
 
 STAND_INS = {
     "ueloc_core.radio.radio_map.trace": free_space,
+    "ueloc_core.measurement.path_propagation.site_paths": straight_paths,
     "ueloc_core.measurement.map_error.build_map_error": quick_map_error,
     "ueloc_core.localization.training.build_posterior_model": quick_model,
     "ueloc_core.evaluation.calibration.build_calibration": quick_calibration,

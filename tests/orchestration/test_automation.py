@@ -66,7 +66,7 @@ def test_regenerate_city_submits_one_backfill_of_all_its_partitions(pipeline, ho
     assert target.get_partitions_subset(dg.AssetKey("evaluation")).get_partition_keys() == {
         "synthetic"
     }
-    assert len(target.asset_keys) == 14
+    assert len(target.asset_keys) == 15
 
 
 @pytest.mark.filterwarnings("default")  # Dagster calls its own evaluation a beta

@@ -77,7 +77,10 @@ def test_every_asset_says_what_it_is(pipeline):
         "geodata": {"osm_extract", "scene"},
         "radio": {"sites", "radio_map", "world_radio_map", "coverage"},
         "world": {"world_scene", "world_sites"},
-        "measurement": {"measurements", "measurement_set", "map_error"},
+        "measurement": {
+            *("measurements", "measurement_set", "map_error"),
+            "path_traced_measurements",
+        },
         "localization": {"posterior_model", "calibration"},
         "evaluation": {"evaluation"},
     }
@@ -100,6 +103,8 @@ def test_every_stored_table_and_data_set_has_a_contract(pipeline):
     all_assets = {key.to_user_string() for key in graph.materializable_asset_keys}
     assert all_assets - checked == {"map_error", "calibration"}  # one small JSON file each
     assert dg.AssetCheckKey(dg.AssetKey("measurement_set"), "no_leak") in graph.asset_check_keys
+    transfer = dg.AssetKey("path_traced_measurements")
+    assert dg.AssetCheckKey(transfer, "test_only") in graph.asset_check_keys
 
 
 def test_lineage(pipeline):
@@ -118,13 +123,17 @@ def test_lineage(pipeline):
     world = {"world_radio_map", "world_scene", "world_sites"}
     assert parents["measurements"] == world | {"osm_extract"}
     assert parents["measurement_set"] == {"measurements", "sites"}
+    assert parents["path_traced_measurements"] == {"measurement_set", "world_scene", "world_sites"}
     assert parents["map_error"] == {"measurement_set"} | twin
     assert parents["posterior_model"] == {"measurement_set", "map_error"} | twin
     assert parents["coverage"] == twin
     assert not any("coverage" in read for read in parents.values())  # nobody waits for it
     # the locator never sees the world: reports alone come from it
     reads_the_world = {name for name, read in parents.items() if read & world}
-    assert reads_the_world == {"world_sites", "world_radio_map", "measurements"}
+    from_the_world = {"measurements", "path_traced_measurements"}
+    assert reads_the_world == {"world_sites", "world_radio_map"} | from_the_world
+    trained = {"map_error", "posterior_model", "calibration"}
+    assert not any("path_traced_measurements" in parents[name] for name in trained)
 
 
 def test_ray_tracing_and_training_take_turns(pipeline):
@@ -133,7 +142,10 @@ def test_ray_tracing_and_training_take_turns(pipeline):
         for asset in pipeline.definitions.ASSETS
         if asset.op.pool
     }
-    heavy = {"radio_map", "world_radio_map", "posterior_model", "calibration", "evaluation"}
+    heavy = {
+        *("radio_map", "world_radio_map", "path_traced_measurements"),
+        *("posterior_model", "calibration", "evaluation"),
+    }
     assert set(pools) == heavy
     assert len(set(pools.values())) == 1
 

@@ -19,6 +19,7 @@ def test_the_first_run_computes_everything(built, computed):
         "osm_extract": 1,
         **dict.fromkeys(STAGES_OF_A_TILE, 6),
         "measurement_set": 1,
+        "path_traced_measurements": 1,
         "map_error": 1,
         "posterior_model": 1,
         "calibration": 1,
@@ -30,7 +31,7 @@ def test_the_first_run_computes_everything(built, computed):
 def test_a_second_run_computes_nothing_and_says_so(trial, computed, pipeline):
     tallies = trial.regenerate()
     assert computed(tallies) == {}
-    assert sum(tally.cached for tally in tallies.values()) == 49
+    assert sum(tally.cached for tally in tallies.values()) == 50
     with pipeline.instance.open_instance(trial.root / "instance") as instance:
         import dagster as dg
 
@@ -51,7 +52,7 @@ def test_a_second_run_computes_nothing_and_says_so(trial, computed, pipeline):
 
 
 def test_an_evaluation_setting_runs_evaluation_only(trial, computed):
-    trial.edit(evaluation={"max_reports": 7})
+    trial.edit(evaluation=trial.city.evaluation.model_dump() | {"max_reports": 7})
     assert computed(trial.regenerate()) == {"evaluation": 1}
 
 
@@ -160,3 +161,29 @@ def test_fingerprints_do_not_depend_on_the_place(trial, built, stage: str):
     partition = "city" if stage == "osm_extract" else trial.city.tile_names[0]
     manifest = Path(built[0]) / "store" / "synthetic" / stage / partition / "current.json"
     assert trial.artifact(stage, partition).fingerprint in manifest.read_text()
+
+
+def test_exact_paths_follow_the_world_and_the_reports_but_not_the_budget_of_rays(trial, computed):
+    few = trial.city.ray_tracing.model_dump() | {"rays_per_site": 25_000}
+    before = trial.artifact("path_traced_measurements")
+    trial.edit(evaluation=trial.city.evaluation.model_dump() | {"path_traced_reports": 20})
+    assert computed(trial.regenerate()) == {"path_traced_measurements": 1, "evaluation": 1}
+    more = trial.artifact("path_traced_measurements")
+    assert before.metadata["reports"] < more.metadata["reports"]
+    # the stand-in's maps do not depend on how many rays there are, so the reports are the same
+    trial.edit(ray_tracing=few)
+    tallies = computed(trial.regenerate())
+    assert tallies["world_radio_map"] == 6
+    assert "path_traced_measurements" not in tallies
+    trial.edit(ray_tracing=few | {"max_depth": 3})
+    assert computed(trial.regenerate())["path_traced_measurements"] == 1
+
+
+def test_exact_paths_are_of_test_tracks_alone(trial):
+    from ueloc_core.measurement.dataset import load_reports
+
+    traced = load_reports(trial.artifact("path_traced_measurements").path)
+    drawn = load_reports(trial.artifact("measurement_set").path)
+    split = dict(zip(drawn.track.values, drawn.split.values, strict=True))
+    assert traced.sizes["report"]
+    assert {split[track] for track in traced.track.values} == {3}

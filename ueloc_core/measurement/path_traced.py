@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ueloc_core.city import SPLITS, City
 from ueloc_core.errors import ReportError
+from ueloc_core.grid import Window
 from ueloc_core.measurement.audible import CANDIDATES
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import complete, stored_bytes, to_dataset, write_reports
@@ -299,7 +300,7 @@ def _data_set(
         windows=(),
         rsrp_dbm=nothing,
         rsrp_se_db=nothing,
-        ground=city.window_cells,
+        ground=Window(0, 0, 0, 0, city.grid.cell_m),
         outdoor=nothing[0].astype(bool),
         building_height_m=nothing[0],
         scenes={},
