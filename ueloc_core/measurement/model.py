@@ -19,6 +19,7 @@ the maps say. Both take means and scatter from the same functions.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,19 @@ class ServingMaps:
     delays: DelayMaps
     departures: DepartureMaps
     reference_dbm: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence["ServingMaps"]) -> "ServingMaps":
+        """Maps of the reports of several, one after the other."""
+        delays, departures = (
+            [
+                torch.cat(v)
+                for v in zip(*(vars(getattr(p, name)).values() for p in parts), strict=True)
+            ]
+            for name in ("delays", "departures")
+        )
+        reference = torch.cat([p.reference_dbm for p in parts])
+        return cls(DelayMaps(*delays), DepartureMaps(*departures), reference)
 
     def row(self, n: int) -> "ServingMaps":
         """Maps of one report."""
