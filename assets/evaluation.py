@@ -15,7 +15,7 @@ from ueloc_core.city import load_city
 from ueloc_core.provenance import ArtifactKey
 
 _MODULE = "ueloc_core.evaluation.evaluate"
-_RESULTS = ("map_error", "posterior_model", "calibration")
+_RESULTS = ("map_error", "posterior_model", "calibration", "path_traced_measurements")
 
 
 @dg.asset(
@@ -37,10 +37,10 @@ def evaluation(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Ma
     def compute(out: Path) -> dict[str, Any]:
         from ueloc_core.evaluation.evaluate import build_evaluation
 
-        folders, progress = read.folders(*_RESULTS), log_progress(context)
-        return build_evaluation(city, *read.load(), *folders, out, progress=progress)
+        folders = dict(zip(_RESULTS, read.folders(*_RESULTS), strict=True))
+        return build_evaluation(city, *read.load(), folders, out, log_progress(context))
 
-    sections = ("title", "grid", "window", "radio", "measurements", "evaluation", "seed")
+    sections = ("title", "grid", "window", "world", "radio", "measurements", "evaluation", "seed")
     artifact = artifacts.materialize(
         ArtifactKey(city.name, "evaluation"),
         compute,

@@ -93,7 +93,8 @@ _FILES_READ = {
     "measurement_set": ("reports.zarr",),
     "map_error": ("map_error.json", "plain_error.json"),
     "posterior_model": ("checkpoint.pt", "history.parquet"),
-    "calibration": ("calibration.json",),
+    "calibration": ("calibration.json", "refinement.json"),
+    "path_traced_measurements": ("reports.zarr",),
 }
 
 

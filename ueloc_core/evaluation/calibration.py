@@ -24,6 +24,7 @@ from ueloc_core.evaluation.diagnostics import (
 )
 from ueloc_core.evaluation.figures_of_merit import Coverage
 from ueloc_core.evaluation.ranks import hpd_level
+from ueloc_core.evaluation.refining import fit_refinement
 from ueloc_core.evaluation.strata import STRATA, intervals_by_stratum
 from ueloc_core.localization.calibrated import FEATURES, Calibration, FeatureReader
 from ueloc_core.localization.localize import posterior_rasters
@@ -35,7 +36,7 @@ from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 
 Array = NDArray[np.float64]
 
@@ -84,7 +85,10 @@ def build_calibration(
     model_folder: Path,
     out: Path,
 ) -> dict[str, Any]:
-    """Calibrate on the calibration tiles; write ``calibration.json`` and ``coverage.parquet``.
+    """Calibrate on the calibration tiles; write what fixes need of it.
+
+    ``calibration.json`` corrects posteriors, ``refinement.json`` says when MAP refinement acts,
+    ``coverage.parquet`` is a table of the coverage.
 
     Temperatures and covariance scales minimise the NLL of the reports of a third of the tracks;
     the other tracks give the conformal levels. The table holds the coverage of 90% regions on
@@ -121,6 +125,8 @@ def build_calibration(
     levels = dict(zip(_STAGES, (raw[0], one_level, nominal), strict=True))
     table = coverage_table(city, reader, conformal, levels)
     table.to_parquet(out / "coverage.parquet", index=False)
+    refiner = fit_refinement(network, reader, calibration, _first_of_tracks(conformal))
+    refiner.rule.save(out)
     correction = calibration.of(torch.from_numpy(features))
     return {
         "reports": len(located) + len(track),
@@ -135,7 +141,15 @@ def build_calibration(
         **{f"calibration_error_{k}": float(calibration_error(v)) for k, v in levels.items()},
         "verdict": str(diagnose_coverage(_one_a_track(nominal, track))),
         "coverage_90_by_stratum": _nested(table),
+        "refinement_acts": refiner.rule.acts,
+        "refinement": refiner.rule.note,
     }
+
+
+def _first_of_tracks(reports: xr.Dataset) -> xr.Dataset:
+    """One report of each track."""
+    _, first = np.unique(reports.track.values, return_index=True)
+    return reports.isel(report=np.sort(first))
 
 
 def locate_known(network: PosteriorNetwork, reader: WindowReader, reports: xr.Dataset) -> Located:

@@ -32,6 +32,11 @@ _TITLES = {
     "error_histogram": "Distribution of the errors",
     "error_box": "Spread of the errors",
     "coverage": "Is the stated uncertainty true?",
+    "success": "Located within a distance",
+    "error_by_stratum": "Errors by circumstance",
+    "reliability": "Is the 90% region true in every circumstance?",
+    "pit": "Coordinates against their predicted distributions",
+    "tarp": "Expected coverage around random points",
     "training_curves": "Training",
     "posterior": "What one report tells",
 }
@@ -44,6 +49,14 @@ _CAPTIONS = {
     "error_box": "The typical and the bad cases of each method.",
     "coverage": "A region that is said to hold the terminal with 90% probability should hold it "
     "in 90% of the reports. On the diagonal the posterior is calibrated.",
+    "success": "Share of reports located within 5, 10, 20 and 50 m.",
+    "error_by_stratum": "Median and 90th percentile of the error by what a report holds and where "
+    "it comes from: the oracle tells how hard each case is.",
+    "reliability": "Share of true positions in the 90% regions, with 95% intervals.",
+    "pit": "Flat where the predicted distribution of each coordinate is true; a hill is too "
+    "cautious, a bowl overconfident.",
+    "tarp": "Like the coverage above, for regions around random reference points: it finds errors "
+    "that regions of highest density hide.",
     "training_curves": "Each term of the loss on the training and on the validation reports.",
     "posterior": "Where the terminal may be, given one report: the network beside the oracle.",
 }
