@@ -11,13 +11,19 @@ from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.physics import physics_loss
 from ueloc_core.localization.training import coarse_loss
 from ueloc_core.localization.windows import WindowBatch, WindowReader
-from ueloc_core.measurement.model import MapError, MeasurementModel, ReportBatch
+from ueloc_core.measurement.batch import ReportBatch, missing_code
+from ueloc_core.measurement.model import MapError, MeasurementModel
+from ueloc_core.measurement.scenarios import SCENARIOS, features_of, scenario_code
 
 COUNT = 6
+PER_SLOT = ("sector", "rsrp", "rsrq", "sinr")
+EVERY_SCENARIO = dict.fromkeys(SCENARIOS, 1.0)
+ERROR = MapError(core_db=1.0, unhit_dbm=-135.0, unhit_db=8.0, tail_logit=-3.0, tail_db=10.0)
 
 
-def model_of(city):
-    return MeasurementModel(city.measurements, city.radio, MapError.none())
+def model_of(city, error=None):
+    settings = city.measurements.model_copy(update={"scenarios": EVERY_SCENARIO})
+    return MeasurementModel(settings, city.radio, error or MapError.none())
 
 
 def network(cell_m=4.0):
@@ -37,14 +43,24 @@ def reader():
     return WindowReader(atlas, model_of(atlas.city))
 
 
-@pytest.fixture(scope="module")
-def reports(reader):
-    """Reports with two neighbours at least."""
-    batch, x_m, y_m = draw_reports(reader.atlas, 60, seed=6)
+def rich_reports(reader, scenario):
+    """Reports of a scenario with two neighbours at least, and where their terminals are."""
+    batch, x_m, y_m = draw_reports(reader.atlas, 60, seed=6, scenarios={scenario: 1.0})
     rich = (batch.heard.sum(dim=1) > 2).nonzero()[:COUNT, 0]
     assert len(rich) == COUNT
     truth = reader.frame_positions(batch.sector[:, 0].numpy(), x_m, y_m)
     return batch[rich], truth[rich.numpy()]
+
+
+@pytest.fixture(scope="module")
+def reports(reader):
+    return rich_reports(reader, "full")
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
+def of_scenario(request, reader):
+    """A scenario's name, and reports of it."""
+    return request.param, *rich_reports(reader, request.param)
 
 
 def same(first, second, tolerance=1e-4):
@@ -56,10 +72,24 @@ def same(first, second, tolerance=1e-4):
     torch.testing.assert_close(first.raster(), second.raster(), atol=1e-5, rtol=1e-2)
 
 
-def slots_only(reports, order):
-    return ReportBatch(
-        *(getattr(reports, n)[:, order] for n in ("sector", "rsrp", "rsrq", "sinr")), reports.cqi
+def in_slots(reports, order):
+    """The reports with other slots, or the same in another order."""
+    return replace(reports, **{n: getattr(reports, n)[:, order] for n in PER_SLOT})
+
+
+def padded(reports):
+    """The reports in eight slots."""
+    empty = (0, 8 - reports.sector.shape[1])
+    return replace(
+        reports,
+        **{n: torch.nn.functional.pad(getattr(reports, n), empty, value=-1) for n in PER_SLOT},
     )
+
+
+def silenced(reports, names):
+    """The reports as if some fields had not been measured."""
+    gone = {n: torch.full_like(getattr(reports, n), missing_code(n)) for n in names}
+    return replace(reports, **gone)
 
 
 @torch.no_grad()
@@ -86,14 +116,19 @@ def test_means_lie_in_their_blocks(reader, reports):
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", [0, 1])
-def test_order_of_neighbours_never_matters(reader, reports, seed):
-    batch, truth = reports
+def test_order_of_neighbours_never_matters(reader, of_scenario, seed):
+    _, batch, truth = of_scenario
     order = [0, *(1 + np.random.default_rng(seed).permutation(7))]
     made = network()
-    plain, turned = reader.read(batch, truth), reader.read(slots_only(batch, order), truth)
+    plain, turned = reader.read(batch, truth), reader.read(in_slots(batch, order), truth)
     torch.testing.assert_close(turned.tokens, plain.tokens[:, order])
-    np.testing.assert_array_equal(turned.rsrp_dbm, plain.rsrp_dbm[:, order])
-    same(made(plain)[0], made(turned)[0])
+    for name in ("rsrp_dbm", "se_db", "noise_db"):
+        np.testing.assert_array_equal(getattr(turned, name), getattr(plain, name)[:, order])
+    np.testing.assert_array_equal(turned.evidence, plain.evidence)
+    (first, _), (second, _) = made(plain), made(turned)
+    same(first, second)
+    losses = [physics_loss(p, read, reader.model) for p, read in ((first, plain), (second, turned))]
+    torch.testing.assert_close(*losses, atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -121,33 +156,132 @@ def test_a_batch_is_its_reports_one_by_one(reader, reports):
         torch.testing.assert_close(alone.log_mass[0], together.log_mass[i], atol=1e-4, rtol=1e-4)
 
 
+def cut(read, slots):
+    """A batch with its first slots alone."""
+    of_slots = ("tokens", "present", "level_dbm", "rsrp_code")
+    rasters = ("rsrp_dbm", "se_db", "noise_db", "half_rsrp_dbm", "half_se_db")
+    return replace(read, **{n: getattr(read, n)[:, :slots] for n in (*of_slots, *rasters)})
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("slots", range(1, 9))
 def test_any_number_of_slots(reader, reports, slots):
     """A report of k sectors is the same in k slots as in eight of which the rest is empty."""
     batch, truth = reports
-    short = slots_only(batch, list(range(slots)))
-    padded = ReportBatch(
-        *(
-            torch.nn.functional.pad(getattr(short, n), (0, 8 - slots), value=-1)
-            for n in ("sector", "rsrp", "rsrq", "sinr")
-        ),
-        batch.cqi,
-    )
     made = network()
-    first, second = (made(reader.read(r, truth))[0] for r in (short, padded))
+    read = reader.read(padded(in_slots(batch, list(range(slots)))), truth)
+    first, second = (made(r)[0] for r in (cut(read, slots), read))
     assert torch.isfinite(first.log_mass).all()
     same(first, second)
 
 
+# -- what a report lacks ----------------------------------------------------------------------
+
+FIELDS = {"beams": ("beam", "beam_level")}  # the others are named as their features are
+
+
+def check_sound(posterior, read, model):
+    """A posterior that sums to one, is finite everywhere, and has a finite physics loss."""
+    count = len(read)
+    total = posterior.raster().double().sum(dim=(1, 2)) + posterior.log_outside.double().exp()
+    torch.testing.assert_close(total, torch.ones(count).double(), atol=1e-5, rtol=0)
+    for place in (torch.zeros(count, 2), read.truth_m, torch.full((count, 2), 1e4)):
+        assert torch.isfinite(posterior.log_density(place)).all()
+    assert torch.isfinite(physics_loss(posterior, read, model))
+
+
 @torch.no_grad()
-def test_missing_features(reader, reports):
-    """Neither RSRQ nor SINR nor CQI, and a serving sector without a level."""
+def test_every_scenario_is_taken(reader, of_scenario):
+    """The reports hold what their scenario has and lack the rest; the network takes them all."""
+    name, batch, truth = of_scenario
+    assert (batch.scenario == scenario_code(name)).all()
+    for feature in ("sinr", "ta", "aoa", "beams", "ul_sinr", "bler"):
+        field = FIELDS.get(feature, (feature,))[0]
+        measured = bool((getattr(batch, field) != missing_code(field)).any())
+        assert measured == (feature in features_of(name)), feature
+    read = reader.read(batch, truth)
+    check_sound(network()(read)[0], read, model_of(reader.atlas.city, ERROR))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "feature", [f for f in features_of("full") if f != "rsrp"] + ["everything but rsrp"]
+)
+def test_any_feature_may_be_missing(reader, of_scenario, feature):
+    """One that the scenario reports is lost, or all of them are."""
+    _, batch, truth = of_scenario
+    every = [n for f in features_of("full") if f != "rsrp" for n in FIELDS.get(f, (f,))]
+    lost = silenced(
+        batch, FIELDS.get(feature, (feature,)) if feature in features_of("full") else every
+    )
+    read = reader.read(lost, truth)
+    check_sound(network()(read)[0], read, model_of(reader.atlas.city, ERROR))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", [0, 1])
+def test_levels_may_be_missing(reader, reports, first):
+    """Of the neighbours or of all sectors; timing and angle are still read."""
     batch, truth = reports
-    none = torch.full_like(batch.rsrq, -1)
-    bare = replace(batch, rsrq=none, sinr=none, cqi=torch.full_like(batch.cqi, -1))
-    posterior, _ = network()(reader.read(bare, truth))
-    assert torch.isfinite(posterior.log_density(torch.zeros(COUNT, 2))).all()
+    level = torch.where(torch.arange(8) >= first, -1, batch.rsrp)
+    lost = silenced(replace(batch, rsrp=level), FIELDS["beams"] if first == 0 else ())
+    read = reader.read(lost, truth)
+    assert float(read.evidence.abs().amax()) > 1
+    check_sound(network()(read)[0], read, model_of(reader.atlas.city, ERROR))
+
+
+@torch.no_grad()
+def test_fields_of_one_report_bear_on_no_other(reader, of_scenario):
+    """A report that lacks everything changes nothing for the one beside it in the batch."""
+    _, batch, truth = of_scenario
+    bare = ReportBatch.of(batch.sector[1:2], batch.rsrp[1:2])
+    mixed = ReportBatch.cat([batch[:1], bare, batch[2:]])
+    made = network()
+    first, second = (made(reader.read(r, truth))[0] for r in (batch, mixed))
+    others = [0, *range(2, COUNT)]
+    torch.testing.assert_close(
+        first.log_mass[others], second.log_mass[others], atol=1e-4, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_the_answer_depends_on_timing_angle_and_beams(reader, reports):
+    batch, truth = reports
+    made = network()
+    whole = made(reader.read(batch, truth))[0].log_mass
+    for names in (("ta", "ta_offset"), ("aoa",), ("beam", "beam_level")):
+        there = (getattr(batch, names[0]) >= 0).reshape(COUNT, -1)[:, 0]
+        change = made(reader.read(silenced(batch, names), truth))[0].log_mass - whole
+        assert there.any()
+        assert float(change[there].abs().mean()) > 0.02, names
+
+
+@torch.no_grad()
+def test_an_untrained_network_weighs_the_evidence_as_bayes_does(reader, reports):
+    """Evidence multiplies the blocks' masses by its exponential, all else being equal.
+
+    Constant over blocks, and with what the context says of it silenced, for that is random
+    before anything is learned; the corrections start at zero.
+    """
+    batch, truth = reports
+    torch.manual_seed(3)
+    made = PosteriorNetwork(channels=12, components=8, cell_m=4.0).eval()
+    torch.nn.init.zeros_(made.local_logit.weight)
+    read = reader.read(batch, truth)
+    flat = replace(read, evidence=torch.zeros_like(read.evidence))
+    smooth = replace(read, evidence=block_means(read.evidence))
+    with_it, without = (made(r)[1][:, :-1] for r in (smooth, flat))
+    known = (read.outdoor.reshape(COUNT, 16, 4, 16, 4).any(dim=4).any(dim=2)).flatten(1)
+    ratio = with_it - without - smooth.evidence[:, ::4, ::4].flatten(1)
+    for i in range(COUNT):
+        of_report = ratio[i][known[i]]
+        assert float(of_report.max() - of_report.min()) < 1e-2
+
+
+def block_means(evidence):
+    """Evidence made constant over blocks of 4 x 4 grid cells."""
+    mean = torch.nn.functional.avg_pool2d(evidence[:, None], 4)[:, 0]
+    return mean.repeat_interleave(4, 1).repeat_interleave(4, 2)
 
 
 @torch.no_grad()
@@ -208,25 +342,6 @@ def test_coarse_loss_of_edges():
     log_mass = torch.arange(257, dtype=torch.float32)[None]
     for truth, index in (((-128.0, -128.0), 0), ((127.99, 127.99), 255), ((128.0, 0.0), 256)):
         assert float(coarse_loss(log_mass, torch.tensor([truth]), 4.0)) == -index
-
-
-@torch.no_grad()
-def test_physics_loss_is_least_where_the_report_fits(reader, reports):
-    """Components put on the truth explain the levels better than components put elsewhere."""
-    batch, truth = reports
-    inside = (np.abs(truth) < 120).all(axis=1)
-    chosen = torch.from_numpy(np.flatnonzero(inside))
-    read = reader.read(batch[chosen], truth[inside])
-    posterior, _ = network()(read)
-    model = MeasurementModel(
-        reader.atlas.city.measurements,
-        reader.atlas.city.radio,
-        MapError(core_db=1.0, unhit_dbm=-135.0, unhit_db=8.0, tail_logit=-3.0, tail_db=10.0),
-    )
-    place = read.truth_m[:, None].expand_as(posterior.mean_m)
-    on_truth = physics_loss(replace(posterior, mean_m=place), read, model)
-    away = physics_loss(replace(posterior, mean_m=-place), read, model)
-    assert on_truth < away - 0.5
 
 
 def test_batches_keep_their_fields():
