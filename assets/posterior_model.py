@@ -12,7 +12,7 @@ from assets.resources import ArtifactStore
 from assets.results import materialized
 from assets.stages import code_version, log_progress, stage
 from ueloc_core.city import load_city
-from ueloc_core.provenance import ArtifactKey
+from ueloc_core.provenance import RUN_LOGS, ArtifactKey, fingerprint_of, with_metadata
 
 _MODULE = "ueloc_core.localization.training"
 
@@ -34,19 +34,24 @@ def posterior_model(
     city = load_city(context.partition_key)
     artifacts = store.open()
     read = CityInputs.require(artifacts, city, "map_error")
+    key = ArtifactKey(city.name, "posterior_model")
+    identity: dict[str, Any] = {
+        "code_version": code_version(_MODULE),
+        "params": city.params("grid", "window", "radio", "measurements", "training", "seed"),
+        "inputs": read.digests,
+    }
 
     def compute(out: Path) -> dict[str, Any]:
+        from ueloc_core.localization.resume import ResumePoint
         from ueloc_core.localization.training import build_posterior_model
 
         folders, progress = read.folders("map_error"), log_progress(context)
-        return build_posterior_model(city, *read.load(), *folders, out, progress=progress)
+        resume = ResumePoint(artifacts.scratch(key), fingerprint_of(key, **identity))
+        return build_posterior_model(
+            city, *read.load(), *folders, out, progress=progress, resume=resume
+        )
 
-    artifact = artifacts.materialize(
-        ArtifactKey(city.name, "posterior_model"),
-        compute,
-        code_version=code_version(_MODULE),
-        params=city.params("grid", "window", "radio", "measurements", "training", "seed"),
-        inputs=read.digests,
-    )
+    artifact = artifacts.materialize(key, compute, **identity)
     checks = [conforms(pd.read_parquet(artifact.path / "history.parquet"), HistorySchema)]
-    return materialized(artifact, schema=HistorySchema, preview="curves.png", checks=checks)
+    logs = with_metadata(artifact, tensorboard=str(artifact.path / RUN_LOGS))
+    return materialized(logs, schema=HistorySchema, preview="curves.png", checks=checks)

@@ -13,11 +13,13 @@ import pytest
 from ueloc_core.errors import StoreError
 from ueloc_core.provenance import (
     MANIFEST,
+    RUN_LOGS,
     ArtifactKey,
     Store,
     digest,
     digest_file,
     digest_folder,
+    fingerprint_of,
     with_metadata,
 )
 
@@ -227,3 +229,53 @@ def test_a_place_that_can_be_no_store_is_named(url, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.implementations.github", None)  # as if not installed
     with pytest.raises(StoreError, match=f"store = {url}: not the place of a store"):
         Store(url)
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_logs_of_a_run_are_kept_but_do_not_count(tmp_path, kind):
+    """Two runs that differ in their logs alone have the same content; no manifest names them."""
+    contents = []
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        store = _stores(tmp_path / run)[kind]
+
+        def compute(folder, run=run):
+            (folder / "weights").write_text("7")
+            (folder / RUN_LOGS).mkdir()
+            (folder / RUN_LOGS / f"events.{run}").write_text(run)
+            return {}
+
+        made = store.materialize(KEY, compute, code_version="1", params={}, inputs={})
+        contents.append(made.content)
+        logs = store._join(KEY, made.fingerprint, RUN_LOGS, f"events.{run}")
+        assert store._fs.cat_file(logs) == run.encode()
+        manifest = json.loads(store._fs.cat_file(store._join(KEY, MANIFEST)))
+        assert list(manifest["files"]) == ["weights"]
+        store._fs.rm(logs)
+        assert store.require(KEY).content == made.content
+    assert contents[0] == contents[1]
+
+
+def test_the_fingerprint_is_known_before_the_result(stage):
+    made = stage(params={"a": 1}, inputs={"x": "f00"})
+    assert fingerprint_of(KEY, "1", {"a": 1}, {"x": "f00"}) == made.fingerprint
+
+
+def test_scratch_outlives_a_failed_run_and_is_no_artifact(tmp_path):
+    for store in _stores(tmp_path).values():
+        folder = store.scratch(KEY)
+
+        def fail(_, folder=folder):
+            folder.mkdir(parents=True)
+            (folder / "state").write_text("half")
+            raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            store.materialize(KEY, fail, code_version="1", params={}, inputs={})
+        assert store.current(KEY) is None
+        assert (folder / "state").read_text() == "half"
+        _Stage(store)()
+        assert (folder / "state").read_text() == "half"
+        assert store.current(KEY).metadata == {"letters": 5}
+        assert store.scratch(ArtifactKey("town", "scene", "e1n3")) != folder
+        (folder / "state").unlink()

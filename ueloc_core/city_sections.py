@@ -204,17 +204,34 @@ class SplitsConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The network, and its loss L_coarse + fine_weight L_fine + physics_weight L_phys."""
+    """The network, and its loss.
+
+    The loss is ``coarse_weight`` L_coarse + ``fine_weight`` L_fine + ``physics_weight`` L_phys; a
+    term of weight 0 is not computed. An average of the weights with the forgetting factor
+    ``ema_decay`` is what is validated and kept (0: the weights themselves). ``mixed`` precision
+    computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 4
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Positive = 4e-3
     weight_decay: NonNegative = 1e-4
+    clip_norm: Positive = 5.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    precision: Literal["mixed", "full"] = "mixed"
+    coarse_weight: NonNegative = 1.0
     fine_weight: NonNegative = 1.0
     physics_weight: NonNegative = 0.05
     components: Annotated[int, Field(ge=1, le=128)] = 24
     channels: Annotated[int, Field(ge=4, le=256)] = 24
     reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
+    validation_reports: Annotated[int, Field(ge=1)] = 400
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> "TrainingConfig":
+        if not self.coarse_weight + self.fine_weight + self.physics_weight > 0:
+            raise ValueError("training: one of the weights of the loss must be above 0")
+        return self
 
 
 class EvaluationConfig(Section):

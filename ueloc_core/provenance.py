@@ -31,6 +31,12 @@ from ueloc_core.errors import StoreError
 logger = logging.getLogger(__name__)
 
 MANIFEST = "current.json"
+RUN_LOGS = "tensorboard"
+"""Folder of an artifact in which a run logged itself.
+
+Its files hold times and machines: they are kept with the artifact, but are part neither of its
+digest nor of its manifest, so the same result has the same digest.
+"""
 _DIGEST_LENGTH = 16
 _KEPT_VERSIONS = 2
 
@@ -101,11 +107,11 @@ def digest(value: Any) -> str:
 
 
 def digest_folder(folder: Path) -> str:
-    """Hash of the relative names and the bytes of all files below a folder."""
+    """Hash of the relative names and the bytes of all files below a folder but `RUN_LOGS`."""
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        total.update(path.relative_to(folder).as_posix().encode())
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+    for name in _files(folder):
+        total.update(name.encode())
+        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return total.hexdigest()[:_DIGEST_LENGTH]
 
 
@@ -113,6 +119,13 @@ def digest_file(path: Path) -> str:
     """Hash of the bytes of one file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_LENGTH]
+
+
+def fingerprint_of(
+    key: ArtifactKey, code_version: str, params: Mapping[str, Any], inputs: Mapping[str, str]
+) -> str:
+    """Fingerprint of a stage's result, as `Store.materialize` takes it."""
+    return digest([key.stage, code_version, params, inputs])
 
 
 class Store:
@@ -203,7 +216,7 @@ class Store:
         StoreError
             If the result cannot be written. What was stored before stays as it was.
         """
-        fingerprint = digest([key.stage, code_version, params, inputs])
+        fingerprint = fingerprint_of(key, code_version, params, inputs)
         manifest = self._manifest(key)
         if manifest is not None and manifest.fingerprint == fingerprint:
             if self._is_whole(key, manifest):
@@ -220,11 +233,7 @@ class Store:
                 params=dict(params),
                 inputs=dict(inputs),
                 metadata=metadata,
-                files={
-                    p.relative_to(workspace).as_posix(): p.stat().st_size
-                    for p in sorted(workspace.rglob("*"))
-                    if p.is_file()
-                },
+                files={name: (workspace / name).stat().st_size for name in _files(workspace)},
                 elapsed_s=round(time.perf_counter() - started, 3),
                 previous=_previous(manifest, fingerprint),
             )
@@ -240,6 +249,16 @@ class Store:
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
         return self._artifact(key, new, cached=False)
+
+    def scratch(self, key: ArtifactKey) -> Path:
+        """Local folder in which a stage may leave its state while it computes.
+
+        It outlives a killed run and is no artifact; what writes there also clears it. That of a
+        remote store is on this machine. It need not exist.
+        """
+        if self._local:
+            return Path(self._join(key, ".scratch"))
+        return Path(tempfile.gettempdir(), f"ueloc-scratch-{digest(self.url)}", str(key))
 
     def _join(self, key: ArtifactKey, *parts: str) -> str:
         return "/".join([self._root, key.city, key.stage, key.partition, *parts])
@@ -324,7 +343,7 @@ class Store:
             Path(aside).write_text(text)
             Path(aside).replace(self._join(key, MANIFEST))
         else:
-            for name in manifest.files:
+            for name in [*manifest.files, *_files(workspace, logs=True)]:
                 self._fs.makedirs(f"{folder}/{name}".rsplit("/", 1)[0], exist_ok=True)
                 self._fs.put_file(str(workspace / name), f"{folder}/{name}")
             self._fs.pipe_file(self._join(key, MANIFEST), text.encode())
@@ -336,6 +355,13 @@ class Store:
             name = str(path).rstrip("/").rsplit("/", 1)[1]
             if not name.startswith(".") and name != MANIFEST and name not in kept:
                 self._fs.rm(path, recursive=True)
+
+
+def _files(folder: Path, *, logs: bool = False) -> list[str]:
+    """Relative names of the files below a folder but `RUN_LOGS`, or of those in it."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = [path.relative_to(folder) for path in found]
+    return [name.as_posix() for name in names if (name.parts[0] == RUN_LOGS) == logs]
 
 
 def _previous(manifest: _Manifest | None, fingerprint: str) -> list[str]:

@@ -80,7 +80,7 @@ def quick_map_error(city, atlas, reports, out):
     return {"core_db": 1.0}
 
 
-def quick_model(city, atlas, reports, map_error_folder, out, progress=None):
+def quick_model(city, atlas, reports, map_error_folder, out, progress=None, resume=None):
     (out / "checkpoint.pt").write_bytes(f"{city.training.epochs}".encode())
     rows = {"epoch": [0], "split": ["train"], "term": ["total"], "value": [1.0]}
     pd.DataFrame(rows).to_parquet(out / "history.parquet")
