@@ -2,6 +2,7 @@
 
 import functools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,31 @@ def draw_dataset(atlas, count, seed=0, **settings):
     tracks = standing_at(*outdoor_points(atlas, 2 * count, rng))
     batch, truth = population(atlas, **settings).sample(tracks, rng)
     return to_dataset(atlas.city, atlas, batch, truth).isel(report=slice(count))
+
+
+@functools.cache
+def quarter_atlas(cells=28):
+    """The same maps, but only a block in the middle of the city is outdoor ground."""
+    atlas = default_atlas()
+    row, column = np.indices(atlas.ground.shape)
+    rows, columns = atlas.ground.shape
+    inside = (abs(row - rows // 2) < cells // 2) & (abs(column - columns // 2) < cells // 2)
+    return replace(atlas, outdoor=atlas.outdoor & inside)
+
+
+def draw_apart(atlas, count, seed=0, **settings):
+    """Reports as of `draw_reports`, two from each of many cities with shadowing of their own.
+
+    Reports of one city share its shadowing, so that they would not be independent.
+    """
+    rng = np.random.default_rng([seed, 2])
+    first = population(atlas, **settings)
+    batches, x_m, y_m = [], [], []
+    while sum(len(batch) for batch in batches) < count:
+        city = Population(first.model, first.places, first.audible, int(rng.integers(2**31)))
+        batch, truth = city.sample(standing_at(*outdoor_points(atlas, 2, rng)), rng)
+        batches.append(batch)
+        x_m.append(truth.x_m)
+        y_m.append(truth.y_m)
+    kept = torch.arange(count)
+    return type(batches[0]).cat(batches)[kept], *(np.concatenate(v)[:count] for v in (x_m, y_m))

@@ -215,11 +215,11 @@ class TrackLevels:
         """
         groups = default_groups(len(self.reports), len(maps)) if groups is None else groups
         common, own, apart = self.likelihood.shift_weights(shared if len(groups) > 1 else 1.0)
-        result = self._coarse(groups, maps, (common, own, apart))
-        best = int(result.detach().argmax())
         lively = torch.arange(maps.rsrp_dbm.shape[2])
-        if not exact:
-            lively = torch.nonzero(result.detach() > result.detach()[best] - _LIVELY_NATS)[:, 0]
+        coarse = None if exact else self._coarse(groups, maps, (common, own, apart))
+        if coarse is not None:
+            best = int(coarse.detach().argmax())
+            lively = torch.nonzero(coarse.detach() > coarse.detach()[best] - _LIVELY_NATS)[:, 0]
         shifts = (len(common) + len(own) + len(apart) - 3) // 2
         parts = []
         for start in range(0, len(lively), _PLACES):
@@ -229,9 +229,10 @@ class TrackLevels:
                 for k, group in enumerate(groups)
             ]
             parts.append(shared_out(functools.reduce(torch.add, each), common, own))
-        found = torch.cat(parts)
-        result = result + (found.detach().amax() - result.detach()[best])
-        result = result.index_copy(0, lively, found)
+        result = torch.cat(parts)
+        if coarse is not None:
+            moved = coarse + (result.detach().amax() - coarse.detach()[best])
+            result = moved.index_copy(0, lively, result)
         return result * float(self.likelihood.map_error.level_exponent)
 
     def _coarse(

@@ -225,7 +225,7 @@ def moving_log_prob(
     lively = torch.nonzero(alone > float(alone[best]) - depth_nats)
     exact = torch.empty(len(lively))
     keys = track.keys(paths)
-    for key in sorted(set(keys)):
+    for key in sorted({keys[path] for path in lively[:, 0].tolist()}):
         mine = torch.tensor([k == key for k in keys])[lively[:, 0]]
         for part in torch.split(torch.nonzero(mine)[:, 0], _PATHS):
             path, place = lively[part].T
