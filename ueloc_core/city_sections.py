@@ -238,9 +238,10 @@ class EvaluationConfig(Section):
     """How the locators are compared.
 
     At most ``path_traced_reports`` reports of test tracks get exact paths (docs/path_traced.md).
+    ``locunet`` trains a heatmap network like LocUNet as a rival, as long as the network itself.
     """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
-    path_traced_reports: Annotated[int, Field(ge=16)] = 400
-    knn_neighbours: Annotated[int, Field(ge=1)] = 8
+    path_traced_reports: Annotated[int, Field(ge=16)] = 240
+    locunet: bool = False
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6

@@ -102,9 +102,21 @@ class DirectionLikelihood:
 
         Given the reported level of the serving sector each beam's level is Gaussian and
         independent. Reported are the strongest by code, equal codes by their index; codes after
-        the first are differences from the middle of the first one's bin.
+        the first are differences from the middle of the first one's bin. Beams that the panel
+        does not have, or whose sector's level is missing, tell nothing.
         """
         offset = maps.beam_offset_db
+        beams = offset.shape[1]
+        told = (reports.beam[:, 0] != MISSING) & (reports.rsrp[:, 0] != MISSING)
+        told &= reports.beam.amax(dim=1) < beams
+        log_prob = offset.new_zeros(len(reports), offset.shape[2])
+        rows = torch.nonzero(told)[:, 0]
+        if len(rows):
+            of = offset if len(offset) == 1 else offset[rows]
+            log_prob[rows] = self._told_beams(reports[rows], of)
+        return log_prob
+
+    def _told_beams(self, reports: ReportBatch, offset: Tensor) -> Tensor:
         known = ~offset.isnan()
         sigma = torch.where(
             known,
@@ -113,8 +125,7 @@ class DirectionLikelihood:
         )
         loc = reports.level_dbm[:, :1, None] + torch.where(known, offset, -UNKNOWN_BEAM_DB)
         probability = self.beam_probability(reports, loc, sigma)
-        log_prob = probability.clamp_min(SMALLEST_PROBABILITY).log().sum(dim=1)
-        return torch.where(reports.beam[:, :1] == MISSING, 0.0, log_prob)
+        return probability.clamp_min(SMALLEST_PROBABILITY).log().sum(dim=1)
 
     def beam_probability(self, reports: ReportBatch, loc_dbm: Tensor, sigma: Any) -> Tensor:
         """Probability of what is reported of each beam at mean levels, shape of `loc_dbm`.
@@ -168,15 +179,16 @@ class SamePlaceDirections:
         self.likelihood = likelihood
         angles = reports.aoa != MISSING
         self._angles, self._sinr = reports[angles], uplink_sinr_db[angles]
-        self._beams = reports[reports.beam[:, 0] != MISSING]
+        self._beams = reports[(reports.beam[:, 0] != MISSING) & (reports.rsrp[:, 0] != MISSING)]
 
     def log_prob(self, maps: DepartureMaps) -> Tensor:
         """Log-likelihood at places, shape (place,); the maps have one row."""
         value = torch.zeros(maps.azimuth_deg.shape[1])
         if len(self._angles):
             value = value + self._azimuth(maps)
-        if len(self._beams):
-            value = value + self._beam_levels(maps.beam_offset_db[0])
+        told = self._beams[self._beams.beam.amax(dim=1) < maps.beam_offset_db.shape[1]]
+        if len(told):
+            value = value + self._beam_levels(told, maps.beam_offset_db[0])
         return value
 
     def _azimuth(self, maps: DepartureMaps) -> Tensor:
@@ -214,15 +226,15 @@ class SamePlaceDirections:
         )
         return torch.lerp(low, high, share).to(torch.float32)
 
-    def _beam_levels(self, offset_db: Tensor) -> Tensor:
+    def _beam_levels(self, reports: ReportBatch, offset_db: Tensor) -> Tensor:
         like, sigma = self.likelihood, self.likelihood.settings.beams.sigma_db
         first, last, step = _OFFSETS_DB
         margin = round(4 * UNKNOWN_BEAM_DB / step)
         nodes = torch.arange(round((last - first) / step) + 1 + 2 * margin, dtype=torch.float64)
         offset = first + step * (nodes - margin)
-        loc = self._beams.level_dbm[:, :1, None].double() + offset
+        loc = reports.level_dbm[:, :1, None].double() + offset
         loc = loc.expand(-1, len(offset_db), -1)
-        given = like.beam_probability(self._beams, loc, sigma).prod(dim=0)  # (beam, node)
+        given = like.beam_probability(reports, loc, sigma).prod(dim=0)  # (beam, node)
         rest = math.sqrt(max(UNKNOWN_BEAM_DB**2 - sigma**2, 0.0))
         mapped = widened(given, float(like.map_error.beam_db) / step)
         unknown = widened(given, rest / step)

@@ -42,6 +42,7 @@ from ueloc_core.radio.link import (
     TARGET_BLOCK_ERROR_RATE,
     block_error_rate,
     cqi_thresholds_db,
+    downlink_overhead_share,
     received_power_mw,
     rsrq_db,
     throughput_mbps,
@@ -93,7 +94,10 @@ class RateLaws:
         self._first = low
         sinr = np.arange(low, high + self._step / 2, self._step)
         rate = throughput_mbps(
-            sinr, resource_blocks=radio.resource_blocks, numerology=radio.numerology
+            sinr,
+            resource_blocks=radio.resource_blocks,
+            numerology=radio.numerology,
+            overhead_share=downlink_overhead_share(radio.frequency_hz),
         )
         self._kbps = np.maximum(1e3 * (1.0 - radio.load) * rate, _LEAST_RATE_KBPS)
         lowest, highest = (block_error_rate(mcs, sinr) for mcs in (0, len(MCS_TABLE) - 1))

@@ -35,6 +35,7 @@ from ueloc_core.radio.link import TIMING_ADVANCE_LAST, timing_advance_step_ns
 _REACH = 4.0  # standard deviations
 _LATE_REACH = 12.0  # means
 _COARSEST_STEP_NS = 1.0
+_COARSER = 2  # steps of the tables where no offset is reported
 _SIGHTS = 9  # shares in sight that are tabulated
 _LEAST = 1e-30
 _FAR_NS = 1e6
@@ -95,7 +96,7 @@ class TimingLikelihood:
         self.step_ns = timing_advance_step_ns(radio.numerology)
         self._preamble_hz = preamble_bandwidth_hz(radio.numerology)
         self._sounding_hz = sounding_bandwidth_hz(radio.resource_blocks, radio.numerology)
-        self._delay_step_ns = min(_COARSEST_STEP_NS, settings.timing.floor_ns / 3)
+        self._fine_step_ns = min(_COARSEST_STEP_NS, settings.timing.floor_ns / 3)
 
     def sigmas_ns(self, uplink_sinr_db: Any) -> tuple[Any, Any]:
         """Noise of the round trip [ns] in the timing advance and in its offset."""
@@ -213,28 +214,35 @@ class TimingLikelihood:
             float(maps.first_arrival_ns.detach().nan_to_num(0.0).max()),
         )
         alone = len(groups) == 1  # then the clock offset may as well be integrated out first
-        clock = self._clock_weights()
+        step = self._step_ns(reports)
+        clock = self._clock_weights(step)
         reach = 0 if alone else len(clock) // 2
         total = torch.zeros(1 + 2 * reach, maps.straight_ns.shape[1])
         for group in groups:
             chosen = list(group)
             tables = self._tables(
-                reports[chosen], uplink_sinr_db[chosen], farthest_ns, reach, with_clock=alone
+                reports[chosen], uplink_sinr_db[chosen], (farthest_ns, step, reach), alone=alone
             )
-            total = total + self._look_up(tables, maps.rows(slice(group[0], group[0] + 1)), reach)
+            at = maps.rows(slice(group[0], group[0] + 1))
+            total = total + self._look_up(tables, at, step, reach)
         return total[0] if alone else (total + clock.log()[:, None]).logsumexp(dim=0)
 
     def _excess(self, sharpest_ns: float) -> tuple[Tensor, Tensor]:
         """Excess delays of late paths [ns] and their weights, as dense as a width asks for."""
         mean = self.settings.timing.late_mean_ns
-        count = math.ceil(_LATE_REACH * mean / max(0.8 * sharpest_ns, self._delay_step_ns))
+        count = math.ceil(_LATE_REACH * mean / max(0.8 * sharpest_ns, self._fine_step_ns))
         edge = torch.linspace(0.0, _LATE_REACH, count + 1)
         weight = torch.exp(-edge[:-1]) - torch.exp(-edge[1:])
         return mean * (edge[:-1] + edge[1:]) / 2, weight / weight.sum()
 
-    def _clock_weights(self) -> Tensor:
+    def _step_ns(self, reports: ReportBatch) -> float:
+        """Step of the tables [ns]: the timing advance alone is far wider than its offset."""
+        fine = bool((reports.ta_offset != INT16_MISSING).any())
+        return self._fine_step_ns * (1 if fine else _COARSER)
+
+    def _clock_weights(self, step: float) -> Tensor:
         """Weights of clock offsets at multiples of the tables' step, symmetric around 0."""
-        sigma, step = self.settings.terminal.clock_sigma_ns, self._delay_step_ns
+        sigma = self.settings.terminal.clock_sigma_ns
         if sigma < step / 4:
             return torch.ones(1)
         reach = math.ceil(_REACH * sigma / step)
@@ -245,18 +253,18 @@ class TimingLikelihood:
         self,
         reports: ReportBatch,
         sinr: Tensor,
-        farthest_ns: float,
-        reach: int,
+        extent: tuple[float, float, int],
         *,
-        with_clock: bool,
+        alone: bool,
     ) -> Tensor:
-        """Probability of reports from one place over delays, shape (2, sight, delay).
+        """Log-probability of reports from one place over delays, shape (2, sight, delay).
 
-        First where the map knows the delay, second where it does not. The first delay is
-        `reach` steps below zero.
+        First where the map knows the delay, second where it does not. `extent` is the farthest
+        delay [ns], the step [ns], and how many steps below zero the first delay is. The clock
+        offset is integrated out where the place is `alone`.
         """
-        error, step = self.map_error, self._delay_step_ns
-        clock = self.settings.terminal.clock_sigma_ns if with_clock else 0.0
+        error, (farthest_ns, step, reach) = self.map_error, extent
+        clock = self.settings.terminal.clock_sigma_ns if alone else 0.0
         widths = [math.hypot(v, clock) for v in (error.delay_core_ns, error.delay_tail_ns)]
         widths.append(math.hypot(_UNKNOWN_NS, clock))
         margin = math.ceil((_REACH * max(widths)) / step)
@@ -268,20 +276,23 @@ class TimingLikelihood:
         on_time = self.probability(reports, delay, sinr)
         decay = torch.exp(-step * torch.arange(late + 1) / self.settings.timing.late_mean_ns)
         decay = (decay / decay.sum()).double()
-        missed = torch.nn.functional.conv1d(on_time[:, None], decay[None, None])[:, 0]
-        on_time = on_time[:, : missed.shape[1]]
+        size, kept = on_time.shape[1], on_time.shape[1] - late  # what wraps around is cut off
+        spectrum = torch.fft.rfft(on_time) * torch.fft.rfft(decay, size).conj()
+        missed = torch.fft.irfft(spectrum, size)[:, :kept].clamp_min(0.0)
+        on_time = on_time[:, :kept]
         share = self.late_share(torch.linspace(0.0, 1.0, _SIGHTS, dtype=torch.float64))
         share = share[:, None, None]
         given = ((1 - share) * on_time + share * missed).prod(dim=1)
         core, tail, unknown = (widened(given, width / step) for width in widths)
         wrong = error.delay_tail_share
         tables = torch.stack([(1 - wrong) * core + wrong * tail, unknown])
-        return tables[..., margin : margin + count]
+        tables = tables[..., margin : margin + count]
+        return tables.clamp_min(_LEAST**2).log().to(torch.float32)
 
-    def _look_up(self, tables: Tensor, maps: DelayMaps, reach: int) -> Tensor:
+    def _look_up(self, tables: Tensor, maps: DelayMaps, step: float, reach: int) -> Tensor:
         """Log-probability at places given each clock offset, shape (offset, place)."""
         _, sights, count = tables.shape
-        position = maps.delay_ns[0] / self._delay_step_ns
+        position = maps.delay_ns[0] / step
         below = position.detach().floor().long().clamp(0, count - 2 - 2 * reach)
         part = (position - below).clamp(0, 1)
         sight = maps.line_of_sight[0].nan_to_num(0.0) * (sights - 1)
@@ -290,8 +301,5 @@ class TimingLikelihood:
         kind = (~maps.known[0]).long()
         flat = tables.flatten()
         start = (kind * sights + row) * count + below + torch.arange(2 * reach + 1)[:, None]
-        low, high = (
-            torch.lerp(flat[start + k], flat[start + k + 1], part.double()) for k in (0, count)
-        )
-        value = torch.lerp(low, high, upper.double())
-        return value.clamp_min(_LEAST**2).log().to(torch.float32)
+        low, high = (torch.lerp(flat[start + k], flat[start + k + 1], part) for k in (0, count))
+        return torch.lerp(low, high, upper)
