@@ -6,7 +6,7 @@ from scipy import stats
 
 from ueloc_core.city_sections import RadioConfig
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.levels import LevelMaps, MapError
+from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.measurement.schemas import SLOTS
@@ -111,3 +111,52 @@ def chi_square(counts, probability):
         assert counts[-1] <= 10
         counts, expected = counts[:-1], expected[:-1]
     return stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue
+
+
+def simulated_log_prob(m, reports, maps, draws, rng, apart_m=()):
+    """Log-likelihood of reports along one path by plain Monte Carlo, and its standard error.
+
+    All that is shared is drawn: gain, shadowing, both shared map errors, core and tail. One row
+    of maps stands for all reports; T rows for T places, `apart_m` [m] from the first one, whose
+    shadowing has the exponential correlation of the settings and whose map errors are their own.
+    """
+    settings, error = m.settings, m.map_error
+    shadow, site, places = settings.shadowing, maps.site.numpy(), len(maps)
+    where = np.array([0.0, *apart_m])[:places]
+    correlation = np.exp(-np.abs(where[:, None] - where) / shadow.correlation_m)
+    root = np.linalg.cholesky(correlation + 1e-9 * np.eye(places))
+
+    def along(*shape):  # correlated from place to place, which is the last axis
+        return rng.standard_normal((draws, *shape, places)) @ root.T
+
+    common = np.hypot(np.sqrt(shadow.inter_site) * shadow.sigma_db, error.common_db)
+    own = np.hypot(np.sqrt(1 - shadow.inter_site) * shadow.sigma_db, error.site_db)
+    shift = settings.terminal.gain_sigma_db * rng.standard_normal((draws, 1, 1))
+    shift = shift + common * along(1) + own * along(site.max() + 1)[:, site]
+    exact, total = LevelLikelihood(settings, MapError.none()), np.zeros(draws)
+    arriving = []
+    for place in range(places):
+        mapped, se, noise = (
+            v[place, :, 0].numpy() for v in (maps.rsrp_dbm, maps.se_db, maps.noise_db)
+        )
+        core = np.hypot(error.core_db, error.core_per_se * np.where(np.isnan(se), 4.34, se))
+        mean = mapped + shift[..., place]
+        share = 0.0
+        if not m.levels.has_no_tail:
+            spread = torch.tensor(np.hypot(core, noise))
+            share = m.levels.tail_share(torch.tensor(mean), spread).numpy()
+        wrong = rng.random(mean.shape) < share
+        tail = error.tail_bias_db + error.tail_db * rng.standard_normal(mean.shape)
+        level = mean + core * rng.standard_normal(mean.shape) + wrong * tail
+        arriving.append((torch.tensor(level), torch.tensor(noise).expand(level.shape)))
+    for t in range(len(reports)):
+        one, (level, spread) = reports[t : t + 1], arriving[t if places > 1 else 0]
+        hit = torch.ones_like(level, dtype=torch.bool)
+        value = exact.unreported(exact.ceilings(one), level, spread, hit)
+        for slot in torch.nonzero(one.heard[0])[:, 0]:
+            s = int(one.sector[0, slot])
+            value[:, s] = exact.reported(one.rsrp[0, slot], level[:, s], spread[:, s], hit[:, s])
+        total += value.sum(dim=1).numpy()
+    weight = np.exp(total - total.max())
+    mean = weight.mean()
+    return np.log(mean) + total.max(), weight.std() / mean / np.sqrt(draws)

@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_up_places import FITTED, LEVEL, chi_square, level_maps, model, report, surroundings
+from made_up_places import (
+    FITTED,
+    LEVEL,
+    chi_square,
+    level_maps,
+    model,
+    report,
+    simulated_log_prob,
+    surroundings,
+)
 from made_up_world import default_atlas, draw_reports, population
 from scipy import stats
 
@@ -313,43 +322,6 @@ def test_places_that_are_left_out_have_no_mass(world, error):
     levels = model(error, dropout_probability=0.05).levels
     pruned, exact = (log_prob_over(levels, batch, maps, exact=e) for e in (False, True))
     assert apart(pruned, exact) < 1e-3
-
-
-def simulated_log_prob(m, reports, maps, draws, rng):
-    """Log-likelihood at one place by plain Monte Carlo, and its standard error.
-
-    All that is shared is drawn: gain, shadowing, both shared map errors, core and tail.
-    """
-    levels, shadow, error = m.levels, m.settings.shadowing, m.map_error
-    site = maps.site.numpy()
-    mapped, se, noise = (v[0, :, 0].numpy() for v in (maps.rsrp_dbm, maps.se_db, maps.noise_db))
-    normal = rng.standard_normal
-    common = np.hypot(m.settings.terminal.gain_sigma_db, error.common_db)
-    common = np.hypot(common, np.sqrt(shadow.inter_site) * shadow.sigma_db)
-    own = np.hypot(np.sqrt(1 - shadow.inter_site) * shadow.sigma_db, error.site_db)
-    shift = common * normal((draws, 1)) + own * normal((draws, site.max() + 1))[:, site]
-    core = np.hypot(error.core_db, error.core_per_se * np.where(np.isnan(se), 4.34, se))
-    spread = np.hypot(core, noise)
-    arriving = mapped + shift
-    share = levels.tail_share(torch.tensor(arriving), torch.tensor(spread)).numpy()
-    share = 0.0 if levels.has_no_tail else share
-    wrong = rng.random(arriving.shape) < share
-    tail = error.tail_bias_db + error.tail_db * normal(arriving.shape)
-    level = torch.tensor(arriving + core * normal(arriving.shape) + wrong * tail)
-    exact = LevelLikelihood(m.settings, MapError.none())
-    total = np.zeros(draws)
-    spread = torch.tensor(noise).expand_as(level)
-    hit = torch.ones_like(level, dtype=torch.bool)
-    for t in range(len(reports)):
-        one = reports[t : t + 1]
-        value = exact.unreported(exact.ceilings(one), level, spread, hit)
-        for slot in torch.nonzero(one.heard[0])[:, 0]:
-            s = int(one.sector[0, slot])
-            value[:, s] = exact.reported(one.rsrp[0, slot], level[:, s], spread[:, s], hit[:, s])
-        total += value.sum(dim=1).numpy()
-    weight = np.exp(total - total.max())
-    mean = weight.mean()
-    return np.log(mean) + total.max(), weight.std() / mean / np.sqrt(draws)
 
 
 SMALL = (

@@ -18,7 +18,7 @@ from ueloc_core.measurement.levels import LevelLikelihood
 
 _FIRST_DBM, _LAST_DBM = -240.0, 10.0
 _NODES_PER_STEP = 5  # within a step of the shifts
-_NOISES_DB = (0.3, 10.0, 10)  # smallest, largest, and how many
+_NOISES_DB = (0.3, 10.0, 16)  # smallest, largest, and how many
 _ERRORS_DB = (0.0, *np.geomspace(0.5, 32.0, 13).tolist())
 _LEAST = 1e-30
 
