@@ -35,7 +35,8 @@ from ueloc_core.radio.link import TIMING_ADVANCE_LAST, timing_advance_step_ns
 _REACH = 4.0  # standard deviations
 _LATE_REACH = 12.0  # means
 _COARSEST_STEP_NS = 1.0
-_COARSER = 2  # steps of the tables where no offset is reported
+_SMALLEST = 1e-36  # that single precision holds
+_COARSER = 3  # steps of the tables where no offset is reported
 _SIGHTS = 9  # shares in sight that are tabulated
 _LEAST = 1e-30
 _FAR_NS = 1e6
@@ -257,7 +258,7 @@ class TimingLikelihood:
         *,
         alone: bool,
     ) -> Tensor:
-        """Log-probability of reports from one place over delays, shape (2, sight, delay).
+        """Probability of reports from one place over delays, shape (2, sight, delay).
 
         First where the map knows the delay, second where it does not. `extent` is the farthest
         delay [ns], the step [ns], and how many steps below zero the first delay is. The clock
@@ -287,7 +288,7 @@ class TimingLikelihood:
         wrong = error.delay_tail_share
         tables = torch.stack([(1 - wrong) * core + wrong * tail, unknown])
         tables = tables[..., margin : margin + count]
-        return tables.clamp_min(_LEAST**2).log().to(torch.float32)
+        return tables.clamp_min(_SMALLEST).to(torch.float32)
 
     def _look_up(self, tables: Tensor, maps: DelayMaps, step: float, reach: int) -> Tensor:
         """Log-probability at places given each clock offset, shape (offset, place)."""
@@ -302,4 +303,4 @@ class TimingLikelihood:
         flat = tables.flatten()
         start = (kind * sights + row) * count + below + torch.arange(2 * reach + 1)[:, None]
         low, high = (torch.lerp(flat[start + k], flat[start + k + 1], part) for k in (0, count))
-        return torch.lerp(low, high, upper)
+        return torch.lerp(low, high, upper).log()
