@@ -43,7 +43,7 @@ from ueloc_core.measurement.level_tables import (
     default_groups,
     log_prob_over,
 )
-from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
+from ueloc_core.measurement.levels import NOWHERE_DBM, LevelLikelihood, LevelMaps, MapError
 from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING, UL_SINR
 from ueloc_core.measurement.settings import MeasurementConfig
@@ -187,7 +187,8 @@ class MeasurementModel:
 
     def unreported_mw(self, reports: ReportBatch, maps: LevelMaps) -> Tensor:
         """Sum of the mapped levels of the sectors that reports do not hold [mW], (n, place)."""
-        mapped = (10 ** (maps.rsrp_dbm / 10)).nan_to_num(0.0)
+        # before the power: its slope is no number where a level is none
+        mapped = 10 ** (maps.rsrp_dbm.nan_to_num(NOWHERE_DBM) / 10)
         whole = mapped.sum(dim=1)
         rows = []
         for n in range(len(reports)):
