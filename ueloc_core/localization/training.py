@@ -14,7 +14,6 @@ import xarray as xr
 
 from ueloc_core.city import City
 from ueloc_core.errors import ModelError
-from ueloc_core.localization.curves_figure import draw_curves
 from ueloc_core.localization.losses import coarse_loss
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
@@ -79,7 +78,9 @@ def build_posterior_model(
     ModelError
         If a split has no reports, or the loss is no number.
     """
-    from ueloc_core.localization import trainer  # noqa: PLC0415  (Lightning loads for seconds)
+    # Lightning loads for seconds
+    from ueloc_core.localization import trainer  # noqa: PLC0415
+    from ueloc_core.localization.curves_figure import draw_curves  # noqa: PLC0415
 
     config = city.training
     torch.manual_seed(city.seed)
