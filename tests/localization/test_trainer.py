@@ -185,7 +185,6 @@ def test_precision_is_full_where_no_gpu_is(monkeypatch):
         assert trainer.precision_of(city_with(precision="full").training) == "32-true"
 
 
-@pytest.mark.xfail(reason="the network adds two types in mixed precision", strict=True)
 @torch.no_grad()
 def test_terms_are_of_single_precision_in_mixed_runs(network, batch):
     """bfloat16 has 8 bits: the terms move by a percent or so, not by nats."""

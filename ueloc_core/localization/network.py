@@ -81,7 +81,7 @@ class PosteriorNetwork(nn.Module):
         side = math.isqrt(coarse.shape[1])
         top = coarse.detach().topk(min(self.components, coarse.shape[1]), dim=1).indices
         shift, mean, covariance = self._fine(batch, tokens, features, top, side)
-        refined = coarse_mass[:, :-1].scatter_add(1, top, shift)
+        refined = coarse_mass[:, :-1].scatter_add(1, top, shift.to(coarse_mass.dtype))
         log_mass = torch.log_softmax(torch.cat([refined, coarse_mass[:, -1:]], dim=1), dim=1)
         posterior = Posterior(
             log_mass=log_mass[:, :-1].reshape(-1, side, side),
