@@ -89,15 +89,15 @@ def quick_model(city, atlas, reports, map_error_folder, out, progress=None, resu
 
 
 def quick_calibration(city, atlas, reports, map_error_folder, model_folder, out):
-    (out / "calibration.json").write_text(json.dumps({"temperature": 1.0}))
+    for name in ("calibration", "refinement"):
+        (out / f"{name}.json").write_text(json.dumps({"temperature": 1.0}))
     return {"temperature": 1.0}
 
 
-def quick_evaluation(city, atlas, reports, *folders_and_out, progress=None):
+def quick_evaluation(city, atlas, reports, folders, out, progress=None):
     from ueloc_core.evaluation.metrics import METHODS, summarise, summary_dict
     from ueloc_core.evaluation.schemas import FixSchema
 
-    out = folders_and_out[-1]
     n = min(8, city.evaluation.max_reports)
     density = {"nll_nats": 2.0, "hpd_level": 0.5, "area90_m2": 100.0}
     fixes = pd.concat(
