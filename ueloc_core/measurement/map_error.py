@@ -94,7 +94,7 @@ def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path)
     if len(train) < _MIN_REPORTS:
         raise ReportError(
             f"{len(train)} training reports are too few to fit the map error",
-            where=f"{city.name}: measurements.reports_per_hectare",
+            where=f"{city.name}: measurements.tracks.tracks_per_hectare",
             remedy=f"At least {_MIN_REPORTS} are needed.",
         )
     rng = np.random.default_rng([city.seed, 6])
