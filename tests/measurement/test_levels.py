@@ -165,13 +165,14 @@ def test_sampled_reports_have_their_probability(pair):
 def test_a_wrong_model_is_noticed(pair, wrong):
     """The same counts reject other settings, wherever these change what two sectors do."""
     _, reports, drawn, maps = pair
-    one_site = bool(maps.site.max() == 0)
-    if one_site and "inter_site" in wrong.get("shadowing", {}):
-        pytest.skip("one site's sectors share all of the shadowing at any correlation of sites")
     other = model(**{"dropout_probability": 0.05, **wrong})
     expected = probabilities(other, reports, maps)
     counts = counted(reports, drawn[drawn.heard[:, 0]])
-    assert chi_square(counts, expected / expected.sum()) < 1e-6
+    found = chi_square(counts, expected / expected.sum())
+    if "inter_site" in wrong.get("shadowing", {}) and int(maps.site.max()) == 0:
+        assert found > LEVEL  # one site's sectors share all of the shadowing in any case
+    else:
+        assert found < 1e-6
 
 
 def test_sectors_of_a_site_go_together_more():

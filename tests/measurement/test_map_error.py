@@ -27,6 +27,8 @@ from ueloc_core.measurement.map_error import (
 )
 from ueloc_core.measurement.timing import DelayMaps
 
+pytestmark = pytest.mark.slow
+
 COUNT = 300
 MEASUREMENTS = {"scenarios": {"full": 1.0}, "shadowing": {"sigma_db": 2.0}}
 

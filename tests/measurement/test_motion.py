@@ -152,6 +152,7 @@ def ranks(driven, prior, count=TRACKS):
     return np.array(levels)
 
 
+@pytest.mark.slow
 def test_posteriors_of_moving_terminals_are_calibrated(driven):
     levels = ranks(driven, DRIVING)
     assert stats.kstest(levels, "uniform").pvalue > LEVEL
@@ -160,6 +161,7 @@ def test_posteriors_of_moving_terminals_are_calibrated(driven):
         assert stats.binomtest(inside, len(levels), share).pvalue > LEVEL
 
 
+@pytest.mark.slow
 def test_taking_them_to_stand_still_is_overconfident(driven):
     levels = ranks(driven, MotionPrior.static())
     assert diagnose_coverage(levels, LEVEL) == Calibration.OVERCONFIDENT

@@ -28,7 +28,7 @@ from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 FITTED, PLAIN = "map_error", "plain_error"
 """Names of the files: the whole error, and Gaussian noise of one tuned width."""

@@ -18,7 +18,7 @@ from ueloc_core.measurement.population import Population
 from ueloc_core.measurement.streets import street_graph
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 _M2_PER_HECTARE = 10_000.0
 _TRACK_STRIDE = 1_000_000
