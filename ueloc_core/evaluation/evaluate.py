@@ -38,7 +38,7 @@ from ueloc_core.localization.trilateration import Trilateration
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import load_reports
-from ueloc_core.measurement.map_error import PLAIN, load_map_error
+from ueloc_core.measurement.map_error import PLAIN, load_map_error, plain_settings
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
@@ -136,7 +136,7 @@ class _Locators:
         self.exact = {
             "oracle": GridBayes(places, reader.model),
             "grid_bayes_twin": GridBayes(
-                places, MeasurementModel(city.measurements, city.radio, plain)
+                places, MeasurementModel(plain_settings(city.measurements), city.radio, plain)
             ),
         }
         self.points: dict[str, _PointMethod] = {

@@ -26,6 +26,7 @@ from ueloc_core.measurement.model import MeasurementModel, ServingMaps
 from ueloc_core.measurement.place_maps import Around, PlaceMaps
 from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
+from ueloc_core.measurement.settings import MeasurementConfig
 from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "3"
@@ -71,7 +72,7 @@ _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
 _SERVING_REPORTS = 200
 _PLAIN_REPORTS = 60
-_PLAIN_SIGMAS_DB = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0)
+_PLAIN_SIGMAS_DB = (3.0, 4.5, 6.0, 8.0, 11.0, 15.0)
 _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
 
@@ -263,10 +264,11 @@ def fit_exponent(
 def fit_plain(
     city: City, places: PlaceMaps, reports: xr.Dataset, fitted: MapError
 ) -> tuple[MapError, float]:
-    """Gaussian map noise of the one width that makes the true positions most likely.
+    """Gaussian noise of the one width that makes the true positions most likely.
 
-    What plain grid Bayes takes for the map's error: the same for every sector, place and level,
-    nothing shared, and the fitted level where no ray arrived.
+    What plain grid Bayes takes for map error, shadowing and gain offset together: the same for
+    every sector, place and level, nothing shared (`plain_settings`), and the fitted level where
+    no ray arrived.
 
     Parameters
     ----------
@@ -287,7 +289,8 @@ def fit_plain(
     reports = reports.isel(report=slice(_PLAIN_REPORTS))
     batch = to_batch(reports, places.atlas)
     trials = [MapError(core_db=sigma, **kept) for sigma in _PLAIN_SIGMAS_DB]
-    models = [MeasurementModel(city.measurements, city.radio, error) for error in trials]
+    settings = plain_settings(city.measurements)
+    models = [MeasurementModel(settings, city.radio, error) for error in trials]
     total, used = np.zeros(len(trials)), 0
     for around, place, report in _located(places, batch, reports):
         for k, model in enumerate(models):
@@ -297,6 +300,13 @@ def fit_plain(
         used += 1
     best = int(total.argmin())
     return trials[best], float(total[best]) / max(used, 1)
+
+
+def plain_settings(settings: MeasurementConfig) -> MeasurementConfig:
+    """Settings of a model in which levels share nothing: one noise stands for all errors."""
+    shadowing = settings.shadowing.model_copy(update={"sigma_db": 0.0})
+    terminal = settings.terminal.model_copy(update={"gain_sigma_db": 0.0})
+    return settings.model_copy(update={"shadowing": shadowing, "terminal": terminal})
 
 
 def _located(
