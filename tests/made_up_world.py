@@ -224,3 +224,24 @@ def draw_apart(atlas, count, seed=0, **settings):
         y_m.append(truth.y_m)
     kept = torch.arange(count)
     return type(batches[0]).cat(batches)[kept], *(np.concatenate(v)[:count] for v in (x_m, y_m))
+
+
+def world_off_by(atlas, rng, *, core=0.0, common=0.0, site=0.0):
+    """A world whose levels differ from an atlas's by errors [dB] that are new in every grid cell.
+
+    Of each sector, of all sectors together, and of the sectors of a site.
+    """
+    windows, own = atlas.windows, rng.standard_normal
+    column, row = (min(getattr(w, n) for w in windows) for n in ("column", "row"))
+    shape = (
+        max(w.row + w.rows for w in windows) - row,
+        max(w.column + w.columns for w in windows) - column,
+    )
+    everyone, sites = common * own(shape), site * own((SITES, *shape))
+    levels = atlas.rsrp_dbm.copy()
+    for sector, window in enumerate(windows):
+        top, left = window.row - row, window.column - column
+        part = (slice(top, top + window.rows), slice(left, left + window.columns))
+        error = everyone[part] + sites[atlas.site[sector]][part] + core * own(window.shape)
+        levels[sector] += error.astype(np.float32)
+    return replace(atlas, rsrp_dbm=levels)

@@ -1,5 +1,7 @@
 """Reports of a track together, and the simulated terminals of a tile."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import shapely
@@ -7,12 +9,25 @@ import torch
 import xarray as xr
 from made_up_places import FITTED, level_maps, model, report, simulated_log_prob
 from made_up_streets import road_features
-from made_up_world import default_atlas
+from made_up_world import (
+    Population,
+    default_atlas,
+    outdoor_points,
+    population,
+    quarter_atlas,
+    standing_at,
+    world_off_by,
+)
+from scipy import stats
 
+from ueloc_core.evaluation.diagnostics import Calibration, diagnose_coverage
+from ueloc_core.evaluation.ranks import hpd_level
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import load_reports
 from ueloc_core.measurement.level_tables import TrackLevels
 from ueloc_core.measurement.levels import LevelMaps, MapError
+from ueloc_core.measurement.mobility import Tracks
+from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.movers import PEDESTRIAN, STATIC, VEHICLE
 from ueloc_core.measurement.schemas import ReportSchema
 from ueloc_core.measurement.tracks import build_measurements, ground_of, in_serving_window
@@ -117,6 +132,63 @@ def test_the_order_of_reports_from_one_place_does_not_matter():
     torch.testing.assert_close(
         m.track_log_prob(turned, MAPS), m.track_log_prob(reports, MAPS), atol=1e-3, rtol=1e-5
     )
+
+
+STANDING, REPORTS = 100, 3
+ERROR = {"core": 3.0, "common": 2.0, "site": 2.0}
+
+
+@pytest.fixture(scope="module")
+def standing():
+    """Tracks of three reports in worlds that differ from the twin, and places' likelihoods."""
+    twin, rng = quarter_atlas(), np.random.default_rng(73)
+    mine = population(twin)
+    error = MapError(**{f"{name}_db": value for name, value in ERROR.items()})
+    m = MeasurementModel(mine.model.settings, twin.city.radio, error)
+    around_of = lru_cache(len(twin.windows))(mine.places._around)
+    found = []
+    while len(found) < STANDING:
+        world = population(world_off_by(twin, rng, **ERROR))
+        city = Population(world.model, world.places, world.audible, int(rng.integers(2**31)))
+        once = standing_at(*outdoor_points(twin, 4, rng))
+        rows = np.repeat(np.arange(4), REPORTS)
+        tracks = Tracks(**{n: v[rows] for n, v in vars(once).items() if n != "counts"})
+        batch, truth = city.sample(tracks, rng)
+        for track in np.unique(truth.track):
+            chosen = np.flatnonzero(truth.track == track)
+            if len(chosen) == REPORTS:
+                around = around_of(int(batch.sector[chosen[-1], 0]))
+                place = (truth.x_m[chosen[0]], truth.y_m[chosen[0]])
+                found.append((m, batch[chosen], around, place))
+    return found[:STANDING]
+
+
+def ranks_of(standing, log_prob_of):
+    u, levels = np.random.default_rng(74).random(STANDING), []
+    for n, (m, reports, around, place) in enumerate(standing):
+        mass = np.zeros(around.window.shape)
+        log_prob = log_prob_of(m, reports, around.levels)
+        mass[around.outdoor] = torch.softmax(log_prob.double(), dim=0)
+        row, column = (int(v) for v in around.window.indices(*place))
+        levels.append(hpd_level(mass, row, column, u[n]))
+    return np.array(levels)
+
+
+@pytest.mark.slow
+def test_posteriors_of_tracks_are_calibrated_where_the_map_errs(standing):
+    """The map's error at a place is one for its reports, and so are shadowing and gain."""
+    levels = ranks_of(standing, lambda m, reports, maps: m.track_log_prob(reports, maps))
+    assert diagnose_coverage(levels, 1e-3) == Calibration.CALIBRATED
+    for share in (0.5, 0.9):
+        inside = int((levels < share).sum())
+        assert stats.binomtest(inside, STANDING, share).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_taking_reports_for_independent_is_overconfident(standing):
+    levels = ranks_of(standing, lambda m, reports, maps: m.log_prob(reports, maps).sum(dim=0))
+    assert diagnose_coverage(levels, 1e-3) == Calibration.OVERCONFIDENT
+    assert (levels < 0.9).mean() < 0.75
 
 
 # -- the terminals of a tile --------------------------------------------------------------
