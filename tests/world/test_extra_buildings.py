@@ -6,7 +6,7 @@ import pytest
 import shapely
 from made_up_rows import CORNER, box, rows
 from scipy import stats
-from test_buildings import FLAT
+from test_perturbed_buildings import FLAT
 
 from ueloc_core.geodata.schemas import FeatureSchema
 from ueloc_core.grid import Window

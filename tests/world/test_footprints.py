@@ -6,7 +6,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rows import box, rows
-from test_buildings import perturbed
+from test_perturbed_buildings import perturbed
 
 from ueloc_core.geodata.overlaps import overlapping_pairs
 from ueloc_core.scene.meshes import building_mesh

@@ -6,7 +6,7 @@ import pytest
 import shapely
 from made_up_rows import CORNER, box, rows
 from scipy import stats
-from test_buildings import FLAT, is_rms
+from test_perturbed_buildings import FLAT, is_rms
 
 from ueloc_core.city import City
 from ueloc_core.radio.schemas import SectorSchema
