@@ -46,7 +46,7 @@ def main(city_name: str, url: str, single: int, batch: int, exact: int) -> None:
         "grid_bayes_fixes_per_s": exact / exact_s,
         "speedup": (batch / many) / (exact / exact_s),
         "params": sum(p.numel() for p in locator.network.parameters()),
-        "train_samples_per_s": history.get("samples_per_s"),
+        "train_samples_per_s": history.get("train_samples_per_s"),
     }
     print(json.dumps({k: v if v is None else float(f"{v:.4g}") for k, v in result.items()}))
 
