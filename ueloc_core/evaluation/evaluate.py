@@ -42,7 +42,7 @@ from ueloc_core.measurement.map_error import PLAIN, load_map_error, plain_settin
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL 1.0"
 
 Progress = Callable[[int, int, str], None]
@@ -235,9 +235,9 @@ def _write(
         "success": figures.success_bars(main),
         "error_histogram": figures.error_histogram(main),
         "error_box": figures.error_box(main),
-        "error_by_stratum": figures.error_by_stratum(_few(fixes), _STRATA),
+        "error_by_stratum": figures.error_by_stratum(_few(main), _STRATA),
         "coverage": calibration_figures.coverage(main),
-        "reliability": calibration_figures.reliability_by_stratum(_few(fixes), _STRATA),
+        "reliability": calibration_figures.reliability_by_stratum(_few(main), _STRATA),
         "pit": calibration_figures.pit_histograms(_few(main)),
         "tarp": calibration_figures.tarp(_few(main)),
         "training_curves": figures.training_curves(history),
@@ -252,7 +252,7 @@ def _write(
         (out / "figures" / f"{name}.png").write_bytes(image)
     fixes.to_parquet(out / "fixes.parquet", index=False)
     summary.to_parquet(out / "metrics.parquet", index=False)
-    by_stratum(fixes, _STRATA).to_parquet(out / "strata.parquet", index=False)
+    by_stratum(main, _STRATA).to_parquet(out / "strata.parquet", index=False)
     verdicts(main).to_parquet(out / "verdicts.parquet", index=False)
     bootstrap_ratios(main, _RATIOS, cluster="track").to_parquet(out / "ratios.parquet", index=False)
     splits = {str(name): summary_dict(part, _BENCHMARK) for name, part in fixes.groupby("split")}
