@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 
 from ueloc_core.city import SPLITS, City
 from ueloc_core.evaluation import calibration_figures, figures, map_figures
@@ -37,12 +38,13 @@ from ueloc_core.localization.samples import read_samples
 from ueloc_core.localization.trilateration import Trilateration
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.data_card import data_card, data_card_figure
 from ueloc_core.measurement.dataset import load_reports
 from ueloc_core.measurement.map_error import PLAIN, load_map_error, plain_settings
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL 1.0"
 
 Progress = Callable[[int, int, str], None]
@@ -88,14 +90,30 @@ def build_evaluation(
         for i, found in masses.items()
     ]
     history = pd.read_parquet(folders["posterior_model"] / "history.parquet")
-    refinement = {"Refinement": {"rule": locators.refiner.rule.note}}
-    facts = {**_facts(city, reports, map_error), **refinement}
-    return _write(city, atlas, fixes, history, pictures, facts, out)
+    facts = {
+        "Reports of all splits": _card(reader, reports),
+        **_facts(city, reports, map_error),
+        "Refinement": {"rule": locators.refiner.rule.note},
+    }
+    card = data_card_figure(reports)
+    return _write(city, atlas, fixes, history, pictures, facts, out, card=card)
+
+
+def _card(reader: WindowReader, reports: xr.Dataset) -> dict[str, Any]:
+    """What the report says of the data set, beside its figure."""
+    ids = reader.atlas.sectors.sector_id.to_numpy()
+    windows = dict(zip(ids.tolist(), reader.frames, strict=True))
+    card = data_card(reports, windows)
+    return {name: card[name] for name in _CARD}
 
 
 _STRATA = tuple(s for s in STRATA if s.name != "split")
 _RATIOS = (ErrorQuantile(0.5), ErrorQuantile(0.9), MeanEnergyScore())
 _BENCHMARK = (*HEADLINE_METRICS, MeanEnergyScore(), MedianArea90(), CalibrationError())
+_CARD = (
+    *("reports", "tracks", "mean_sectors_heard", "outside_window_share", "indoor_share"),
+    *("serving_line_of_sight_share", "mean_report_interval_s", "handover_share"),
+)
 _SHOWN = ("median_m", "p67_m", "p90_m", "nll_nats", "coverage_50", "coverage_90", "energy_score_m")
 
 
@@ -219,6 +237,8 @@ def _write(
     examples: list[map_figures.PosteriorExample],
     facts: Mapping[str, Any],
     out: Path,
+    *,
+    card: Figure,
 ) -> dict[str, Any]:
     footprints = atlas.footprints()
     main = fixes[fixes["split"] == split_name(city)]
@@ -240,6 +260,7 @@ def _write(
         "reliability": calibration_figures.reliability_by_stratum(_few(main), _STRATA),
         "pit": calibration_figures.pit_histograms(_few(main)),
         "tarp": calibration_figures.tarp(_few(main)),
+        "data_card": card,
         "training_curves": figures.training_curves(history),
         **{
             f"posterior_{k}": map_figures.posterior_panels(example, footprints)
