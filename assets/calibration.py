@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.inputs import CityInputs
+from assets.inputs import CityInputs, place_params
 from assets.partitions import TWIN_OF_THE_CITY, city_partitions
 from assets.resources import ArtifactStore
 from assets.results import materialized
@@ -37,7 +37,7 @@ def calibration(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.M
         ArtifactKey(city.name, "calibration"),
         compute,
         code_version=code_version(_MODULE),
-        params=city.params("grid", "window", "radio", "measurements", "seed"),
+        params=city.params("grid", "window", "radio", "measurements", "seed") | place_params(city),
         inputs=read.digests,
     )
     return materialized(artifact)

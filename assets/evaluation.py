@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import conforms, contract
-from assets.inputs import CityInputs
+from assets.inputs import CityInputs, place_params
 from assets.partitions import TWIN_OF_THE_CITY, city_partitions
 from assets.resources import ArtifactStore
 from assets.results import materialized
@@ -45,7 +45,7 @@ def evaluation(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Ma
         ArtifactKey(city.name, "evaluation"),
         compute,
         code_version=code_version(_MODULE),
-        params=city.params(*sections),
+        params=city.params(*sections) | place_params(city),
         inputs=read.digests,
     )
     fixes, metrics = (pd.read_parquet(artifact.path / f"{n}.parquet") for n in ("fixes", "metrics"))

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 WORLD_STAGES = {"scenes": "world_scene", "sites": "world_sites", "maps": "world_radio_map"}
 """Stages of the world, as `AtlasInputs.require` takes them."""
 
+
+def place_params(city: City) -> dict[str, float]:
+    """What readers of maps at places take of the ray tracing's settings."""
+    return {"terminal_height_m": city.ray_tracing.terminal_height_m}
+
+
 SCENE_GEOMETRY = ("scene.xml", "scene.json", "meshes", "context.zarr", "terrain.zarr")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.inputs import CityInputs
+from assets.inputs import CityInputs, place_params
 from assets.partitions import TWIN_OF_THE_CITY, city_partitions
 from assets.resources import ArtifactStore
 from assets.results import materialized
@@ -36,7 +36,7 @@ def map_error(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Mat
         ArtifactKey(city.name, "map_error"),
         compute,
         code_version=code_version(_MODULE),
-        params=city.params("radio", "measurements", "seed"),
+        params=city.params("radio", "measurements", "seed") | place_params(city),
         inputs=read.digests,
     )
     return materialized(artifact)

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import conforms, contract, no_leak
-from assets.inputs import WORLD_STAGES, AtlasInputs, content_of
+from assets.inputs import WORLD_STAGES, AtlasInputs, content_of, place_params
 from assets.partitions import (
     city_and_tile,
     city_partitions,
@@ -59,7 +59,8 @@ def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.
         compute,
         code_version=code_version(_MODULE),
         params=city.params("bbox", "grid", "tiles", "window", "radio", "measurements", "seed")
-        | {"crs": city.crs_code},
+        | {"crs": city.crs_code}
+        | place_params(city),
         inputs={**near.digests, "roads": osm.features_digest(roads)},
     )
     reports = load_reports(artifact.path)

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import conforms, contract
-from assets.inputs import CityInputs
+from assets.inputs import CityInputs, place_params
 from assets.partitions import TWIN_OF_THE_CITY, city_partitions
 from assets.resources import ArtifactStore
 from assets.results import materialized
@@ -37,7 +37,8 @@ def posterior_model(
     key = ArtifactKey(city.name, "posterior_model")
     identity: dict[str, Any] = {
         "code_version": code_version(_MODULE),
-        "params": city.params("grid", "window", "radio", "measurements", "training", "seed"),
+        "params": city.params("grid", "window", "radio", "measurements", "training", "seed")
+        | place_params(city),
         "inputs": read.digests,
     }
 

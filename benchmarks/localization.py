@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.localization [--city helsinki] [--retrain]`` reads the last evaluation (with
 ``--retrain`` the city is brought up to date first, in a fresh store). The last line is one JSON
-object: ``{"splits": {"test": {method: {"n", "median_m", ..., "coverage_90"}}}}``.
+object: ``{"splits": {"test_area": {method: {"n", "median_m", ..., "area90_m2"}}}}``.
 """
 
 import argparse

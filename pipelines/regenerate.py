@@ -34,7 +34,7 @@ from ueloc_core.city import City, load_city
 from ueloc_core.errors import UelocError
 from ueloc_core.provenance import ArtifactKey
 
-METHODS = ("network", "oracle", "knn", "strongest_sector")
+METHODS = ("network", "oracle", "grid_bayes_twin", "knn", "trilateration", "strongest_sector")
 COLUMNS = {"median_m": "median", "p67_m": "67%", "p90_m": "90%", "coverage_90": "coverage 90%"}
 EACH_TILE = (TILE_STAGES, TILE_AFTER_SITES, TILE_AFTER_NEIGHBOURS)
 STAGES = (
@@ -167,7 +167,8 @@ def print_tallies(tallies: dict[str, Tally]) -> None:
 def print_report(city_name: str, store_url: str) -> None:
     """Print where the report lies and how well terminals are located."""
     folder = ArtifactStore(url=store_url).open().require(ArtifactKey(city_name, "evaluation")).path
-    summary = json.loads((folder / "summary.json").read_text())["splits"]["test"]
+    splits = json.loads((folder / "summary.json").read_text())["splits"]
+    summary = next(of for name, of in splits.items() if name != "path_traced")
     print(f"\nreport: {folder / 'report.html'}")
     n = summary[METHODS[0]]["n"]
     print(f"error of {n} fixes on test tiles [m], and share of truths in the 90% region\n")

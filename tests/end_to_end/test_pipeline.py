@@ -185,11 +185,16 @@ def test_the_world_differs_from_the_twin(finished: Finished):
 
 def test_the_evaluation_compares_all_methods(finished: Finished):
     folder = finished.store.require(ArtifactKey("synthetic", "evaluation")).path
-    summary = json.loads((folder / "summary.json").read_text())["splits"]["test"]
-    assert set(summary) == {"network", "oracle", "knn", "strongest_sector"}
+    splits = json.loads((folder / "summary.json").read_text())["splits"]
+    assert set(splits) == {"test_area", "path_traced"}
+    summary = splits["test_area"]
+    assert set(summary) == {
+        *("network", "network_refined", "oracle", "grid_bayes_twin", "knn", "trilateration"),
+        *("weighted_centroid", "strongest_sector"),
+    }
     assert {row["n"] for row in summary.values()} == {20}
     assert summary["oracle"]["median_m"] < summary["strongest_sector"]["median_m"]
-    fixes = pd.read_parquet(folder / "fixes.parquet")
+    fixes = pd.read_parquet(folder / "fixes.parquet").query("split == 'test_area'")
     assert fixes.groupby("method").report.nunique().eq(20).all()
     report = (folder / "report.html").read_text()
     assert "OpenStreetMap" in report
