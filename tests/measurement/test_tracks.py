@@ -30,7 +30,7 @@ from ueloc_core.measurement.mobility import Tracks
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.movers import PEDESTRIAN, STATIC, VEHICLE
 from ueloc_core.measurement.schemas import ReportSchema
-from ueloc_core.measurement.tracks import build_measurements, ground_of, in_serving_window
+from ueloc_core.measurement.tracks import build_measurements, ground_of
 
 ERRORS = pytest.mark.parametrize("error", [MapError.none(), FITTED], ids=["none", "fitted"])
 
@@ -286,9 +286,3 @@ def test_a_tile_without_sectors_has_no_reports(built):
     assert isinstance(reports, xr.Dataset)
     ReportSchema.validate(reports)
     assert reports.sizes["report"] == metadata["reports"] == 0
-
-
-def test_who_is_in_its_serving_window():
-    atlas = default_atlas()
-    x_m, y_m = (np.array([v, v + 1e4]) for v in atlas.windows[3].centre_m)
-    assert in_serving_window(atlas, np.array([3, 3]), x_m, y_m).tolist() == [True, False]

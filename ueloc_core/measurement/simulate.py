@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ueloc_core.city_sections import RadioConfig
 from ueloc_core.measurement import scenarios
 from ueloc_core.measurement.accuracy import direction_sigma_deg, uplink_sinr_db
-from ueloc_core.measurement.levels import NOWHERE_DBM
+from ueloc_core.measurement.levels import NOWHERE_DBM, MapError
 from ueloc_core.measurement.quality import BLOCKS, RANK_THRESHOLDS_DB, QualityLikelihood
 from ueloc_core.measurement.reports import (
     CQI_LAST,
@@ -38,7 +38,6 @@ from ueloc_core.radio.link import cqi_thresholds_db, rsrq_db, timing_advance
 
 Floats = NDArray[np.floating[Any]]
 Codes = dict[str, NDArray[Any]]
-_LOST = -1e6
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,6 @@ class Simulator:
         self.settings, self.radio = settings, radio
         self.quality = QualityLikelihood(settings.quality, radio, 0.0)
         self.threshold_code = int(SS_RSRP.encode(settings.detection_threshold_dbm))
-        from ueloc_core.measurement.levels import MapError  # noqa: PLC0415
-
         self.timing = TimingLikelihood(settings, radio, MapError.none())
 
     @cached_property

@@ -92,17 +92,6 @@ def ground_of(atlas: MapAtlas, sectors: NDArray[np.int64]) -> Ground:
     return Ground(window, reach[part], outdoor, (atlas.building_height_m[part] > 0) & ~outdoor)
 
 
-def in_serving_window(
-    atlas: MapAtlas, serving: NDArray[np.int64], x_m: NDArray[np.float64], y_m: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Whether points [m] lie in the windows of the sectors that serve them."""
-    inside = np.zeros(len(serving), dtype=bool)
-    for sector in np.unique(serving):
-        chosen = serving == sector
-        inside[chosen] = atlas.windows[sector].contains(x_m[chosen], y_m[chosen])
-    return inside
-
-
 def _tile_numbers(city: City, tile: Tile) -> tuple[int, int]:
     cells = round(city.tiles.size_m / city.grid.cell_m)
     return tile.window.column // cells % 2**32, tile.window.row // cells % 2**32
