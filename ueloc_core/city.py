@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pyproj import CRS, Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
+from ueloc_core.city_files import (
+    EXTENDS,
+    NAME_PATTERN,
+    base_file,
+    explain,
+    laid_over,
+    read_city_file,
+)
 from ueloc_core.city_sections import (
     EvaluationConfig,
     GridConfig,
@@ -38,7 +45,6 @@ from ueloc_core.measurement.settings import MeasurementConfig
 from ueloc_core.world.settings import WorldConfig
 
 CITIES_DIR = Path(__file__).resolve().parent.parent / "cities"
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where it is built
 GROUND_MARGIN_M = 200.0
 SMALLEST_M, LARGEST_M = 1.0, 100_000.0
 LARGEST_STRETCH = 0.01
@@ -50,9 +56,14 @@ SPLITS = ("train", "validation", "calibration", "test")
 
 
 class City(Section):
-    """A city: its source, geometry, radio network, the world's differences and splits."""
+    """A city: its source, geometry, radio network, the world's differences and splits.
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    ``extends`` are the cities whose files this one's is laid over, the nearest first. It is no
+    part of what a stage's result depends on: neither `params` nor ``model_dump`` holds it.
+    """
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    extends: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     title: str = ""
     source: SourceConfig
     bbox: tuple[float, float, float, float]
@@ -326,7 +337,9 @@ def load_city(source: str | Path) -> City:
     Parameters
     ----------
     source
-        Name of a file in ``cities/`` (or in the folder ``UELOC_CITIES``), or a path.
+        Name of a file in ``cities/`` (or in the folder ``UELOC_CITIES``), or a path. Its key
+        ``extends`` names another city of the same folder: what this file does not say is as
+        there, section by section.
 
     Raises
     ------
@@ -336,23 +349,20 @@ def load_city(source: str | Path) -> City:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = cities_dir() / f"{source}.yaml"
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER)  # noqa: S506
-    except FileNotFoundError as error:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise CityError(
-            "no such city file", where=str(path), remedy=f"Cities there: {known}."
-        ) from error
-    except OSError as error:
-        raise CityError(f"it cannot be read ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CityError(f"not valid YAML ({error})", where=str(path)) from error
-    if not isinstance(content, dict):
-        raise CityError("a city file is a mapping of keys", where=str(path))
+    return _load(path)
+
+
+def _load(path: Path, below: tuple[Path, ...] = ()) -> City:
+    """A city by its file, which those `below` extend."""
+    content = read_city_file(path)
+    if (extends := content.pop(EXTENDS, None)) is not None:
+        base = _load(base_file(path, extends, below), (*below, path))
+        content = laid_over(base.model_dump(exclude={"name"}), content, City)
+        content[EXTENDS] = (base.name, *base.extends)
     try:
         city = City.model_validate(content)
     except ValidationError as error:
-        raise CityError(_explain(error), where=str(path)) from None
+        raise CityError(explain(error, City), where=str(path)) from None
     if city.name != path.stem:
         raise CityError(
             f"name = '{city.name}' differs from the file's name",
@@ -383,29 +393,3 @@ def cities_dir() -> Path:
 def load_cities() -> dict[str, City]:
     """All city files of `cities_dir`, by name."""
     return {path.stem: load_city(path) for path in sorted(cities_dir().glob("*.yaml"))}
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{key} = {item['input']!r}: unknown key; {_allowed_keys(item['loc'])}")
-        elif item["type"] == "missing":
-            lines.append(f"{key} is missing; it is required")
-        elif item["type"] == "value_error":
-            lines.append(str(item["ctx"]["error"]))
-        else:
-            message = item["msg"][0].lower() + item["msg"][1:]
-            lines.append(f"{key} = {item['input']!r}: {message}")
-    return "; ".join(lines)
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = City
-    for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        model = annotation
-    return f"allowed: {', '.join(model.model_fields)}"

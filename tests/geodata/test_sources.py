@@ -7,7 +7,7 @@ import pytest
 
 from ueloc_core.city import City, load_cities, load_city
 from ueloc_core.errors import GeodataError
-from ueloc_core.geodata import formats
+from ueloc_core.geodata import formats, overpass
 from ueloc_core.geodata.formats import SUFFIXES
 from ueloc_core.geodata.sources import local_source, source_label, source_path
 
@@ -57,6 +57,25 @@ def test_an_extract_of_the_citys_name_in_the_folder_of_extracts(tmp_path, monkey
     assert source_label(place) == f"file somewhere{suffix}"
 
 
+def test_a_city_takes_the_extract_of_the_one_that_it_extends(tmp_path, monkeypatch):
+    """Its own first; a download is shared as long as both have the same bounding box."""
+    base = city(kind="overpass")
+    variant = base.model_copy(update={"name": "variant", "extends": ("middle", "somewhere")})
+    monkeypatch.setenv("UELOC_EXTRACTS", str(tmp_path))
+    (tmp_path / "somewhere.osm.pbf").touch()
+    assert local_source(variant) == local_source(base) == tmp_path / "somewhere.osm.pbf"
+    (tmp_path / "variant.osm").touch()
+    assert local_source(variant) == tmp_path / "variant.osm"
+    assert local_source(base) == tmp_path / "somewhere.osm.pbf"
+    monkeypatch.delenv("UELOC_EXTRACTS")
+    download = overpass._extract_path(base)
+    download.parent.mkdir(parents=True)
+    download.touch()
+    assert local_source(variant) == local_source(base) == download
+    wider = variant.model_copy(update={"bbox": (24.0, 60.0, 24.02, 60.01)})
+    assert local_source(wider) is None
+
+
 def test_the_path_of_the_city_file_comes_before_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("UELOC_EXTRACTS", str(tmp_path))
     (tmp_path / "somewhere.osm").touch()
@@ -103,7 +122,8 @@ def test_shipped_cities_load_without_network():
     code = (
         "import socket; socket.socket.connect = None; socket.getaddrinfo = None;"
         "from ueloc_core.city import load_cities; import sys;"
-        "print(sorted(load_cities())); assert 'osmnx' not in sys.modules"
+        "print(sorted(n for n, city in load_cities().items() if not city.extends));"
+        "assert 'osmnx' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sorted([*OVERPASS, "helsinki"]))

@@ -129,7 +129,8 @@ def _stem(path: Path) -> str:
 def _extract_path(city: City) -> Path:
     asked = json.dumps([city.bbox, _TAGS, _PIECE_M, _MARGIN, _MARGIN_DEG])
     key = hashlib.sha256(asked.encode()).hexdigest()[:12]
-    return cache_folder() / "overpass" / f"{city.name}-{key}.osm.pbf"
+    name = (city.name, *city.extends)[-1]  # cities that extend another share its download
+    return cache_folder() / "overpass" / f"{name}-{key}.osm.pbf"
 
 
 def _pieces(city: City) -> list[Bbox]:

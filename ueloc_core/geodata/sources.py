@@ -1,9 +1,9 @@
 """Where the OpenStreetMap extract of a city comes from.
 
 ``bundled`` takes a file out of an installed package and ``file`` one of the user's. ``overpass``
-takes ``source.path`` where it is set, else a file of the city's name in the folder
-``UELOC_EXTRACTS``, else a download that is not older than ``source.max_age_days``, else a new
-download.
+takes ``source.path`` where it is set, else a file of the city's name (or of a city that it
+extends) in the folder ``UELOC_EXTRACTS``, else a download that is not older than
+``source.max_age_days``, else a new download.
 """
 
 import importlib.util
@@ -99,5 +99,6 @@ def _given(city: City) -> Path | None:
             where=f"UELOC_EXTRACTS = {folder}",
             remedy="Give the folder that holds the extracts, or unset UELOC_EXTRACTS.",
         )
-    files = (root / f"{city.name}{suffix}" for suffix in SUFFIXES)
+    names = (city.name, *city.extends)
+    files = (root / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
     return next((path for path in files if path.is_file()), None)
