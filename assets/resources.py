@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from ueloc_core.city import load_city
 from ueloc_core.provenance import Store
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ class ArtifactStore(dg.ConfigurableResource):
     )
 
     def open(self) -> Store:
-        """The store, ready to read and write."""
+        """The store, ready to read and write; a city takes over from those that it extends."""
         url = self.url or os.environ.get("UELOC_STORE") or "data"
-        return Store(url if "://" in url else str(PROJECT_DIR / Path(url).expanduser()))
+        place = url if "://" in url else str(PROJECT_DIR / Path(url).expanduser())
+        return Store(place, lenders=lambda city: load_city(city).extends)

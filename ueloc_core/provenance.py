@@ -5,20 +5,25 @@ reads. The *content digest* hashes what it wrote. A stage that finds its fingerp
 store is not computed again; what reads it depends on the content digest alone, so a stage
 that is computed again with the same result stops the propagation there.
 
+A city that extends another borrows: where the other city holds the artifact of the same stage
+and partition with the same fingerprint, its files are taken over instead of computed.
+
 Layout below the root: ``<city>/<stage>/<partition>/<fingerprint>/...`` beside a
 ``current.json`` (the manifest) that is replaced in one step after its folder is complete. A
 killed run leaves either the old or the new artifact. Nothing in a manifest names a machine.
+Files of an artifact are never changed in place, so those of several cities may be one (hard
+links).
 """
 
 import errno
-import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +31,20 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ueloc_core.digests import RUN_LOGS, digest, digest_file, digest_folder, files_below
 from ueloc_core.errors import StoreError
+
+__all__ = [  # digests too: what is stored and what is read are told apart by them
+    "MANIFEST", "RUN_LOGS", "TAKEN_OVER", "Artifact", "ArtifactKey", "Store", "digest",
+    "digest_file", "digest_folder", "fingerprint_of", "with_metadata",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "current.json"
-RUN_LOGS = "tensorboard"
-"""Folder of an artifact in which a run logged itself.
+TAKEN_OVER = "taken_over_from"
+"""Metadata of an artifact that was not computed for its city: the city that held it."""
 
-Its files hold times and machines: they are kept with the artifact, but are part neither of its
-digest nor of its manifest, so the same result has the same digest.
-"""
-_DIGEST_LENGTH = 16
 _KEPT_VERSIONS = 2
 
 
@@ -74,7 +81,7 @@ class Artifact:
     elapsed_s
         Seconds that computing it took (not those of a cached return) [s].
     cached
-        Whether this call found it in the store.
+        Whether this call found it in the store, as the city's own or as one to take over.
     """
 
     key: ArtifactKey
@@ -100,27 +107,6 @@ class _Manifest:
     previous: list[str] = field(default_factory=list)
 
 
-def digest(value: Any) -> str:
-    """Hash of a JSON-serialisable value, independent of the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
-
-
-def digest_folder(folder: Path) -> str:
-    """Hash of the relative names and the bytes of all files below a folder but `RUN_LOGS`."""
-    total = hashlib.sha256()
-    for name in _files(folder):
-        total.update(name.encode())
-        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    return total.hexdigest()[:_DIGEST_LENGTH]
-
-
-def digest_file(path: Path) -> str:
-    """Hash of the bytes of one file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_LENGTH]
-
-
 def fingerprint_of(
     key: ArtifactKey, code_version: str, params: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> str:
@@ -137,6 +123,9 @@ class Store:
         Root of the store, such as ``data``, ``/srv/ueloc`` or ``s3://bucket/prefix``.
     cache_dir
         Where the files of a remote store are kept for reading; a temporary folder by default.
+    lenders
+        Gives the cities whose artifacts a city may take over, the first one first; by default
+        none.
 
     Raises
     ------
@@ -144,8 +133,14 @@ class Store:
         If the URL is of no kind that fsspec knows, or its driver is not installed.
     """
 
-    def __init__(self, url: str, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        cache_dir: Path | None = None,
+        lenders: Callable[[str], Sequence[str]] = lambda _: (),
+    ) -> None:
         self.url = url
+        self._lenders = lenders
         try:
             self._fs, self._root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -198,6 +193,8 @@ class Store:
     ) -> Artifact:
         """Return the artifact of a stage, computing it only if its fingerprint is new.
 
+        One that a lender holds is taken over; its metadata then says from whom (`TAKEN_OVER`).
+
         Parameters
         ----------
         key
@@ -222,6 +219,8 @@ class Store:
             if self._is_whole(key, manifest):
                 return self._artifact(key, manifest, cached=True)
             logger.warning("%s is damaged in %s: computing it again", key, self.url)
+        if (taken := self._take_over(key, fingerprint, manifest)) is not None:
+            return taken
         workspace = self._workspace(key)
         try:
             started = time.perf_counter()
@@ -233,7 +232,7 @@ class Store:
                 params=dict(params),
                 inputs=dict(inputs),
                 metadata=metadata,
-                files={name: (workspace / name).stat().st_size for name in _files(workspace)},
+                files={name: (workspace / name).stat().st_size for name in files_below(workspace)},
                 elapsed_s=round(time.perf_counter() - started, 3),
                 previous=_previous(manifest, fingerprint),
             )
@@ -332,20 +331,73 @@ class Store:
             ) from error
         return folder
 
+    def _take_over(
+        self, key: ArtifactKey, fingerprint: str, previous: _Manifest | None
+    ) -> Artifact | None:
+        """A lender's artifact of this fingerprint, from now on the city's own; None if none is."""
+        for city in self._lenders(key.city):
+            source = replace(key, city=city)
+            try:
+                held = self._manifest(source)
+                if held is None or held.fingerprint != fingerprint:
+                    continue
+                if not self._is_whole(source, held):
+                    raise StoreError("it is damaged", where=str(source))  # noqa: TRY301
+                metadata = {**held.metadata, TAKEN_OVER: city}
+                kept = _previous(previous, fingerprint)
+                taken = replace(held, metadata=metadata, previous=kept)
+                self._copy(source, key, taken)
+            except (StoreError, OSError) as error:  # it can be computed as well
+                logger.warning("%s is not taken over from %s: %s", key, city, error)
+                continue
+            logger.info("%s: taken over from %s", key, city)
+            return self._artifact(key, taken, cached=True)
+        return None
+
+    def _copy(self, source: ArtifactKey, key: ArtifactKey, manifest: _Manifest) -> None:
+        """Publish the files of one artifact as another, without a second copy where possible."""
+        folder = self._join(source, manifest.fingerprint)
+        if self._local:
+            workspace = self._workspace(key)
+            try:
+                shutil.copytree(folder, workspace, copy_function=_link, dirs_exist_ok=True)
+                self._place(key, workspace, manifest)
+            finally:
+                shutil.rmtree(workspace, ignore_errors=True)
+        else:
+            for path in self._fs.find(folder):
+                name = path.rsplit(f"{manifest.fingerprint}/", 1)[1]
+                target = self._join(key, manifest.fingerprint, name)
+                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                self._fs.cp_file(path, target)
+        if not self._is_whole(key, manifest):
+            raise StoreError("its files went away in between", where=str(source))
+        self._announce(key, manifest)
+
     def _publish(self, key: ArtifactKey, workspace: Path, manifest: _Manifest) -> None:
+        self._place(key, workspace, manifest)
+        self._announce(key, manifest)
+
+    def _place(self, key: ArtifactKey, workspace: Path, manifest: _Manifest) -> None:
+        """Bring complete files to where they belong."""
         folder = self._join(key, manifest.fingerprint)
-        text = json.dumps(asdict(manifest), indent=1, default=str)
         if self._local:
             if Path(folder).exists():  # damaged, or left by a run killed before the manifest
                 shutil.rmtree(folder)
             workspace.rename(folder)
+            return
+        for name in [*manifest.files, *files_below(workspace, logs=True)]:
+            self._fs.makedirs(f"{folder}/{name}".rsplit("/", 1)[0], exist_ok=True)
+            self._fs.put_file(str(workspace / name), f"{folder}/{name}")
+
+    def _announce(self, key: ArtifactKey, manifest: _Manifest) -> None:
+        """Make the files that are there the current ones, in one step, and drop older ones."""
+        text = json.dumps(asdict(manifest), indent=1, default=str)
+        if self._local:
             aside = self._join(key, f".{MANIFEST}-{uuid.uuid4().hex[:8]}")
             Path(aside).write_text(text)
             Path(aside).replace(self._join(key, MANIFEST))
         else:
-            for name in [*manifest.files, *_files(workspace, logs=True)]:
-                self._fs.makedirs(f"{folder}/{name}".rsplit("/", 1)[0], exist_ok=True)
-                self._fs.put_file(str(workspace / name), f"{folder}/{name}")
             self._fs.pipe_file(self._join(key, MANIFEST), text.encode())
         self._prune(key, manifest)
 
@@ -357,11 +409,12 @@ class Store:
                 self._fs.rm(path, recursive=True)
 
 
-def _files(folder: Path, *, logs: bool = False) -> list[str]:
-    """Relative names of the files below a folder but `RUN_LOGS`, or of those in it."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    names = [path.relative_to(folder) for path in found]
-    return [name.as_posix() for name in names if (name.parts[0] == RUN_LOGS) == logs]
+def _link(source: str, target: str) -> None:
+    """A second name of a file where the file system has such, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _previous(manifest: _Manifest | None, fingerprint: str) -> list[str]:
