@@ -100,6 +100,11 @@ class City(Section):
                 f"grid.cell_m = {self.grid.cell_m:g}"
             )
         self._check_size()
+        if self.unseen and self.evaluation.locunet:
+            raise ValueError(
+                "evaluation.locunet = true: LocUNet learns from the city's own reports, which "
+                "training.cities leaves out"
+            )
         known = set(self.tile_names)
         unknown = [
             f"splits.{split}: {name}"
@@ -203,6 +208,11 @@ class City(Section):
         around = self.window_cells.buffered(self.range_m + GROUND_MARGIN_M)
         align = round(self.terrain.step_m / self.grid.cell_m)
         return Window.covering(around.bounds_m, self.grid.cell_m, align)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether its model is trained on other cities alone: then all of its tiles test it."""
+        return bool(self.training.cities) and self.name not in self.training.cities
 
     @property
     def range_m(self) -> float:

@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ueloc_core.city_files import NAME_PATTERN
+
+CityName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -209,7 +212,9 @@ class TrainingConfig(Section):
     The loss is ``coarse_weight`` L_coarse + ``fine_weight`` L_fine + ``physics_weight`` L_phys; a
     term of weight 0 is not computed. An average of the weights with the forgetting factor
     ``ema_decay`` is what is validated and kept (0: the weights themselves). ``mixed`` precision
-    computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32.
+    computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32. ``cities`` are
+    those whose reports train and calibrate the model, by default the city itself
+    (`ueloc_core.training_cities`).
     """
 
     epochs: Annotated[int, Field(ge=1)] = 4
@@ -226,6 +231,14 @@ class TrainingConfig(Section):
     channels: Annotated[int, Field(ge=4, le=256)] = 24
     reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
     validation_reports: Annotated[int, Field(ge=1)] = 400
+    # left out where empty: fingerprints are as they were without it
+    cities: Annotated[tuple[CityName, ...], Field(exclude_if=lambda names: not names)] = ()
+
+    @model_validator(mode="after")
+    def _named_once(self) -> "TrainingConfig":
+        if twice := sorted({name for name in self.cities if self.cities.count(name) > 1}):
+            raise ValueError(f"training.cities names {', '.join(twice)} twice")
+        return self
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> "TrainingConfig":
