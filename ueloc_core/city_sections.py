@@ -212,8 +212,10 @@ class TrainingConfig(Section):
     The loss is ``coarse_weight`` L_coarse + ``fine_weight`` L_fine + ``physics_weight`` L_phys; a
     term of weight 0 is not computed. An average of the weights with the forgetting factor
     ``ema_decay`` is what is validated and kept (0: the weights themselves). ``mixed`` precision
-    computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32. ``cities`` are
-    those whose reports train and calibrate the model, by default the city itself
+    computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32. The grid
+    cells of the ``candidates`` likeliest blocks are looked at one by one; ``inputs`` takes away
+    what the network sees (`ueloc_core.localization.network.INPUTS`). ``cities`` are those whose
+    reports train and calibrate the model, by default the city itself
     (`ueloc_core.training_cities`).
     """
 
@@ -229,6 +231,8 @@ class TrainingConfig(Section):
     physics_weight: NonNegative = 0.05
     components: Annotated[int, Field(ge=1, le=128)] = 24
     channels: Annotated[int, Field(ge=4, le=256)] = 24
+    candidates: Annotated[int, Field(ge=4, le=1024)] = 48
+    inputs: Literal["all", "no_residuals", "no_maps"] = "all"
     reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
     validation_reports: Annotated[int, Field(ge=1)] = 400
     # left out where empty: fingerprints are as they were without it

@@ -10,7 +10,6 @@ import torch
 
 from ueloc_core.evaluation.cases import Cases, Density, fix_row
 from ueloc_core.grid import Window
-from ueloc_core.localization.baselines import geometric_median
 from ueloc_core.localization.calibrated import Calibration, FeatureReader
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.locunet import LocUNet
@@ -68,7 +67,9 @@ def network_rows(
         calibrated = correction.of(posterior)
         masses, _ = posterior_rasters(posterior, correction)
         own = cases.cases[part]
-        points = [geometric_median(m, c.frame) for m, c in zip(masses, own, strict=True)]
+        offset_m, _ = calibrated.point_and_spread()
+        centre_m = np.array([case.frame.centre_m for case in own])
+        points = [(float(x), float(y)) for x, y in centre_m + offset_m.numpy()]
         elapsed_ms = 1e3 * (time.perf_counter() - started) / len(own)
         log_density = calibrated.log_density(inputs.truth_m)
         mass90 = correction.region_level(0.9)

@@ -9,8 +9,8 @@ is the exponential of half the squared distance. The curve of conformal levels i
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ueloc_core.errors import ModelError, StoreError
+from ueloc_core.localization.block_grid import take
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.reports import MISSING
 
 FEATURES = ("heard", "entropy_nats", "level_dbm", "told", "line_of_sight")
-"""Number of sectors heard; entropy of the uncorrected posterior over grid cells [nats]; reported
+"""Number of sectors heard; entropy of the uncorrected posterior over square metres [nats]; reported
 level of the serving sector [dBm]; how many of timing advance, angle of arrival and beams are
 reported; and the serving sector's mapped line of sight, averaged under the posterior."""
 
-FORMAT = 2
+FORMAT = 3
 _FILE = "calibration.json"
 _FARTHEST = 3.0  # standard deviations: corrections are not extrapolated beyond
 _LARGEST_LOG = 1.4  # of any correction: four times, where squares of far features add up
@@ -243,12 +244,11 @@ class FeatureReader:
     Parameters
     ----------
     reader
-        Cuts windows out of the city's maps.
+        The city's maps.
     """
 
     def __init__(self, reader: WindowReader) -> None:
         self._reader = reader
-        self._sight = lru_cache(maxsize=256)(self._read_sight)
 
     def read(self, reports: ReportBatch, raw: Posterior) -> Tensor:
         """Features of reports and their uncorrected posteriors, shape (report, feature).
@@ -258,16 +258,13 @@ class FeatureReader:
         RadioError
             If the maps have no line of sight.
         """
-        mass = raw.raster().double()
-        sight = torch.stack([self._sight(int(s)) for s in reports.sector[:, 0]])
-        held = mass.sum(dim=(1, 2)).clamp_min(_LEAST_MASS)
         there = [v != MISSING for v in (reports.ta, reports.aoa, reports.beam[:, 0])]
         by_name = {
             "heard": reports.heard.sum(dim=1),
-            "entropy_nats": entropy_nats(mass, raw),
+            "entropy_nats": entropy_nats(raw),
             "level_dbm": reports.level_dbm[:, 0],
             "told": torch.stack(there).sum(dim=0),
-            "line_of_sight": (mass * sight).sum(dim=(1, 2)) / held,
+            "line_of_sight": self._sight(reports, raw),
         }
         return torch.stack([by_name[name].double() for name in FEATURES], dim=1)
 
@@ -279,27 +276,30 @@ class FeatureReader:
             return calibration.of(torch.full((len(reports), len(FEATURES)), torch.nan))
         return calibration.of(self.read(reports, raw))
 
-    def _read_sight(self, serving: int) -> Tensor:
-        """Share in line of sight of a sector over its window, 0 where no ray arrives, (n, n)."""
-        atlas, frame = self._reader.atlas, self._reader.frames[serving]
-        sight = np.zeros(frame.shape, dtype=np.float32)
-        shared = frame.intersection(atlas.windows[serving])
-        if shared is not None:
-            traced = atlas.layer("line_of_sight")[serving]
-            sight[shared.slices_in(frame)] = traced[shared.slices_in(atlas.windows[serving])]
-        return torch.from_numpy(np.nan_to_num(sight))
+    def _sight(self, reports: ReportBatch, raw: Posterior) -> Tensor:
+        """Share in sight of the serving sector in the middles of blocks, by their mass."""
+        batch = self._reader.read(reports)
+        maps = batch.maps
+        rows = maps.grid.rows(reports.sector[:, :1], *batch.all_blocks())
+        mass = raw.log_mass.flatten(1).exp()
+        sight = (mass * take(maps.serving.block_sight, rows)).sum(dim=1)
+        return sight / mass.sum(dim=1).clamp_min(_LEAST_MASS)
 
 
-def entropy_nats(mass: Tensor, raw: Posterior) -> Tensor:
-    """Entropy over grid cells, shape (report,); what lies outside is even over its ground.
+def entropy_nats(raw: Posterior) -> Tensor:
+    """Entropy of posteriors over square metres, shape (report,).
 
-    Parameters
-    ----------
-    mass
-        `Posterior.raster` of `raw`, shape (report, n, n).
-    raw
-        The posteriors.
+    That of which part it is (a component, the outdoor ground of a block, or what is beyond the
+    window), and within the parts: exact where components do not overlap.
     """
-    inside: Tensor = torch.special.entr(mass).sum(dim=(1, 2))
-    outside, cells = raw.log_outside.double(), raw.outside_m2.double() / raw.cell_m**2
-    return inside + outside.exp() * (cells.log() - outside)
+    log_mass = torch.cat([raw.log_mass.flatten(1), raw.log_outside[:, None]], dim=1).double()
+    side, n = raw.log_mass.shape[-1], raw.outdoor.shape[-1]
+    block = n // side
+    cells = raw.outdoor.reshape(-1, side, block, side, block).sum(dim=(2, 4)).flatten(1)
+    within = (cells.clamp_min(1) * raw.cell_m**2).double().log()
+    covariance = raw.covariance_m2.double()
+    of_component = 0.5 * torch.linalg.det(covariance).log() + 1.0 + math.log(2 * math.pi)
+    within = within.scatter(1, raw.top, of_component)
+    within = torch.cat([within, raw.outside_m2.double().log()[:, None]], dim=1)
+    found: Tensor = (log_mass.exp() * (within - log_mass)).sum(dim=1)
+    return found

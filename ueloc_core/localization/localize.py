@@ -1,6 +1,7 @@
 """From reports to fixes with a trained model: what the command line and services call."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -8,12 +9,13 @@ from numpy.typing import NDArray
 
 from ueloc_core.city import City
 from ueloc_core.grid import Window
-from ueloc_core.localization.baselines import geometric_median
 from ueloc_core.localization.calibrated import Calibration, Correction, FeatureReader
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
-from ueloc_core.localization.training import load_network, predict, read_samples
+from ueloc_core.localization.samples import Samples
+from ueloc_core.localization.training import load_network, predict
 from ueloc_core.localization.windows import WindowReader
+from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.provenance import ArtifactKey, Store
@@ -32,10 +34,8 @@ class Fix:
         Root mean square distance of the posterior from its mean [m].
     window
         The serving sector's window.
-    mass
-        Posterior mass per grid cell, shape of `window`; sums to 1 - `outside_mass`.
-    outside_mass
-        Posterior mass beyond the window.
+    posterior
+        The calibrated posterior of this report alone.
     correction
         Of this report alone: gives the posterior mass that a region of a nominal level needs.
     """
@@ -44,9 +44,18 @@ class Fix:
     y_m: float
     std_m: float
     window: Window
-    mass: NDArray[np.float64]
-    outside_mass: float
+    posterior: Posterior
     correction: Correction
+
+    @cached_property
+    def mass(self) -> NDArray[np.float64]:
+        """Posterior mass per grid cell, shape of `window`; sums to 1 - `outside_mass`."""
+        return np.asarray(self.posterior.raster()[0].double().numpy())
+
+    @property
+    def outside_mass(self) -> float:
+        """Posterior mass beyond the window."""
+        return float(self.posterior.log_outside.exp())
 
     def region_level(self, level: float) -> float:
         """Posterior mass of the region that holds the terminal with probability `level`."""
@@ -108,16 +117,22 @@ class Locator:
         RadioError
             If a report names a sector that the city does not have.
         """
-        samples = read_samples(self.reader, reports, split=None)
-        serving = samples.reports.sector[:, 0].tolist()
+        batch = to_batch(reports, self.reader.atlas)
+        place = np.full((len(batch), 2), np.nan)
         fixes = []
-        for part, posterior, _ in predict(self.network, self.reader, samples):
-            reports_here = samples.reports[part]
-            correction = self._features.corrections(self.calibration, reports_here, posterior)
-            masses, outside = posterior_rasters(posterior, correction)
-            for i, sector in enumerate(serving[part]):
+        for part, raw, _ in predict(self.network, self.reader, Samples(batch, place)):
+            here = batch[part]
+            correction = self._features.corrections(self.calibration, here, raw)
+            posterior = correction.of(raw)
+            point, spread = posterior.point_and_spread()
+            serving = here.sector[:, 0].tolist()
+            for i, (sector, (x_m, y_m), std_m) in enumerate(
+                zip(serving, point.tolist(), spread.tolist(), strict=True)
+            ):
                 frame = self.reader.frames[sector]
-                fixes.append(_fix(masses[i], float(outside[i]), frame, correction[i : i + 1]))
+                x0, y0 = frame.centre_m
+                one = slice(i, i + 1)
+                fixes.append(Fix(x0 + x_m, y0 + y_m, std_m, frame, posterior[one], correction[one]))
         return fixes
 
 
@@ -127,13 +142,3 @@ def posterior_rasters(
     """Calibrated mass per grid cell (report, rows, columns), and the mass beyond the window."""
     corrected = correction.of(posterior)
     return corrected.raster().double().numpy(), corrected.log_outside.exp().double().numpy()
-
-
-def _fix(mass: NDArray[np.float64], outside: float, window: Window, correction: Correction) -> Fix:
-    x_m, y_m = geometric_median(mass, window)
-    share = mass / mass.sum()
-    rows, columns = share.sum(axis=1), share.sum(axis=0)
-    mean_x, mean_y = columns @ window.x_centres_m, rows @ window.y_centres_m
-    variance = columns @ (window.x_centres_m - mean_x) ** 2
-    variance += rows @ (window.y_centres_m - mean_y) ** 2
-    return Fix(x_m, y_m, float(np.sqrt(variance)), window, mass, outside, correction)

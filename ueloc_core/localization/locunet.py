@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ueloc_core.city import City
 from ueloc_core.errors import ModelError
+from ueloc_core.localization.rasters import HalfRasters, turned
 from ueloc_core.localization.training import Samples
 from ueloc_core.localization.windows import SYMMETRIES, WindowBatch, WindowReader
 
@@ -79,7 +80,7 @@ class LocUNet(nn.Module):
             kept.append(value)
         for block, skip in zip(self.up, reversed(kept[:-1]), strict=True):
             value = block(torch.cat([nn.functional.interpolate(value, scale_factor=2), skip], 1))
-        logit: Tensor = self.heat(value)[:, 0, :rows, :columns]
+        logit: Tensor = turned(self.heat(value)[:, 0, :rows, :columns], batch.symmetry, back=True)
         return torch.log_softmax(logit.flatten(1), dim=1).reshape(logit.shape)
 
     def centroid(self, log_heat: Tensor) -> Tensor:
@@ -133,13 +134,14 @@ class LocUNet(nn.Module):
 
     def _planes(self, batch: WindowBatch) -> Tensor:
         """Input planes (report, plane, n/2, n/2): the sectors' through the stem, the others."""
-        mapped = batch.half_rsrp_dbm
+        rasters = HalfRasters.of(batch)
+        mapped = rasters.rsrp_dbm
         count, slots, rows, columns = mapped.shape
         hit = ~mapped.isnan()
         unit = torch.linspace(-1 + 1 / columns, 1 - 1 / columns, columns, device=mapped.device)
         offset = batch.tokens[:, :, _OFFSET, None, None]
         distance = torch.hypot(unit - offset[:, :, 0], unit[:rows, None] - offset[:, :, 1])
-        level = (batch.level_dbm - _MIDDLE_DBM) / _SCALE_DB
+        level = (batch.reports.level_dbm.nan_to_num(0.0) - _MIDDLE_DBM) / _SCALE_DB
         serving = torch.zeros(slots, device=mapped.device)
         serving[0] = 1.0
         planes = [
@@ -154,10 +156,11 @@ class LocUNet(nn.Module):
         found = self.stem(of_sector.contiguous(memory_format=torch.channels_last))
         report = torch.nonzero(batch.present)[:, 0]
         summed = found.new_zeros(count, _STEM, rows, columns).index_add(0, report, found)
-        outdoor = nn.functional.avg_pool2d(batch.outdoor[:, None].float(), 2)
         timing = batch.tokens[:, 0, _TIMING, None, None].expand(-1, -1, rows, columns)
-        height = batch.half_height_m[:, None] / _HEIGHT_SCALE_M
-        whole = torch.cat([summed, height, outdoor, distance[:, :1], timing], dim=1)
+        height = rasters.height_m[:, None] / _HEIGHT_SCALE_M
+        whole = torch.cat(
+            [summed, height, rasters.outdoor[:, None], distance[:, :1], timing], dim=1
+        )
         return whole.contiguous(memory_format=torch.channels_last)
 
 

@@ -11,7 +11,6 @@ from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.physics import physics_loss
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.windows import WindowBatch
-from ueloc_core.measurement.model import MeasurementModel
 
 
 def coarse_loss(coarse: Tensor, truth_m: Tensor, cell_m: float) -> Tensor:
@@ -33,7 +32,6 @@ def nll_loss(posterior: Posterior, truth_m: Tensor) -> Tensor:
 def loss_terms(
     network: nn.Module,
     batch: WindowBatch,
-    model: MeasurementModel,
     config: TrainingConfig,
     *,
     scored: bool = False,
@@ -48,8 +46,6 @@ def loss_terms(
         need.
     batch
         Reports with their true positions.
-    model
-        The measurement model, for the physics term.
     config
         Weights. A term of weight 0 is not computed.
     scored
@@ -79,7 +75,7 @@ def loss_terms(
             terms["fine"] = nll_loss(posterior, batch.truth_m)
             total = total + config.fine_weight * terms["fine"]
         if config.physics_weight > 0:
-            terms["physics"] = physics_loss(posterior, batch, model)
+            terms["physics"] = physics_loss(posterior, batch)
             total = total + config.physics_weight * terms["physics"]
         _check(total, config)
         terms["total"] = total

@@ -1,38 +1,88 @@
-"""The map-conditioned network: measurements and maps in, a Gaussian-mixture posterior out.
+"""The network: a measurement encoder, a map encoder, cross-attention, and a coarse-to-fine head.
 
-Two encoders meet. The measurement encoder is a transformer over the report's slots; without
-positions along the sequence, so the order of neighbours never matters. The map encoder sees,
-per reported sector, the difference between reported and mapped level at every grid cell and
-sums over sectors what its kernels, set by the sector's token, make of it: a learned
-log-likelihood. The serving sector's timing, angle and beams come as one raster of their
-log-likelihood under the measurement model, whatever of them is reported. Coarse: blocks of the
-window attend to the measurement tokens and get a heatmap. Fine: the densest blocks are read again
-at full resolution, through a wider evidence network, and become Gaussians with full covariance.
-Every layer takes any number of sectors and any window size.
+It starts as Bayes' rule. The likelihood of the report is evaluated coarsely on all blocks of
+the window, and at the grid cells of the most likely ones as the measurement model has it
+(`evidence`); what is learned moves its spreads, biases and weights, and the logarithm of
+every block's mass. So an untrained network is a grid posterior of a coarse likelihood, and a
+trained one knows what maps and model get wrong: what the measurement encoder (a transformer over
+the heard sectors) sees in the report, and the map encoder (convolutions over residual maps and
+context, with cross-attention to the sectors) in the surroundings.
+
+Every layer takes any number of sectors and any window size, and no order of sectors matters.
 """
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ueloc_core.grid import BLOCK_CELLS
+from ueloc_core.localization.block_grid import CELLS, take, take_rows
+from ueloc_core.localization.evidence import (
+    ClassTables,
+    PairMaps,
+    Pairs,
+    Shifts,
+    block_timing,
+    level_evidence,
+    serving_evidence,
+    unheard_silence,
+)
 from ueloc_core.localization.posterior import Posterior
+from ueloc_core.localization.rasters import to_raster, turned
 from ueloc_core.localization.windows import TOKEN_FEATURES, WindowBatch
+from ueloc_core.measurement.reports import MISSING
+
+INPUTS = ("all", "no_residuals", "no_maps")
+"""What the network may see: everything; maps but no likelihood or residual of a report on them;
+or the report alone."""
 
 _TOKEN_WIDTH = 64
 _HEADS = 4
 _LAYERS = 2
-_EVIDENCE_FEATURES = 7
-_KERNELS = 2
-_SHIFTS = 5
-_SHIFT_REACH, _SHIFT_SIGMA = 0.7, 0.35  # of the common shifts, in units of 10 dB
-_SILENCE_START = 0.5  # weight of the unreported sectors' evidence before anything is learned
-_CONTEXT_FEATURES = 9
-_HALF = 2
-_TRUNK_STRIDE = 4  # half-resolution cells a side of one cell of the trunk
+_CONTEXT = 12
+_RESIDUAL_FEATURES = 5
+_HALF = 2  # blocks a side of a trunk cell
 _QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
-_NOTHING_LOG = -12.0
+_NOWHERE = -18.0  # log-mass of a cell indoors, against one outdoors
+_COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
+_EXAMINED = 384  # blocks whose cells are looked at before the candidates are chosen
+_DIRECTED = 512  # blocks at which angles and beams are looked at
+_LEAST_TOLD = -12.0
+_OTHERS = 8  # of the strongest unreported sectors, at the candidates
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What is learned about one report.
+
+    Attributes
+    ----------
+    widen, bias_db
+        Logarithm of the factor of the spread of each heard sector's level, and a bias [dB],
+        shape (report, slot).
+    levels, timing, directions
+        Weight of each evidence, shape (report,).
+    """
+
+    widen: Tensor
+    bias_db: Tensor
+    levels: Tensor
+    timing: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """Blocks of the windows: row, column, and row of the ground's tables, (report, block)."""
+
+    row: Tensor
+    column: Tensor
+    row_of: Tensor
+
+    def at(self, chosen: Tensor) -> "_Ground":
+        """Chosen blocks of each report, shape (report, k)."""
+        return _Ground(*(v.gather(1, chosen) for v in vars(self).values()))
 
 
 class PosteriorNetwork(nn.Module):
@@ -44,29 +94,33 @@ class PosteriorNetwork(nn.Module):
         Width of the map encoder.
     components
         Number of Gaussian components K.
-    cell_m
-        Side of a grid cell [m].
+    candidates
+        Number of blocks whose grid cells are looked at.
+    inputs
+        One of `INPUTS`.
     """
 
-    def __init__(self, channels: int, components: int, cell_m: float) -> None:
+    def __init__(
+        self, channels: int, components: int, candidates: int = 48, inputs: str = "all"
+    ) -> None:
         super().__init__()
-        self.components = components
-        self.cell_m = cell_m
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs = '{inputs}' must be one of {', '.join(INPUTS)}")
+        self.components, self.candidates, self.inputs = components, candidates, inputs
         self.measurements = _MeasurementEncoder()
-        self.kernels = _SectorKernels()
-        self.context = nn.Conv2d(_KERNELS + 1 + _CONTEXT_FEATURES, channels, 1)
-        self.local_logit = nn.Conv2d(channels, 1, 1)
-        self.evidence = _SectorEvidence(channels)
-        self.down = nn.Conv2d(channels, channels, _TRUNK_STRIDE, stride=_TRUNK_STRIDE)
-        self.attention = _MapAttention(channels)
-        self.blocks = nn.ModuleList(_Residual(channels) for _ in range(2))
-        self.correction = nn.Conv2d(channels, 1, 1)
+        self.moves = nn.Linear(_TOKEN_WIDTH, 2)
+        self.weights = nn.Linear(_TOKEN_WIDTH, 3)
         self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
-        self.fine_logit = nn.Linear(channels, 1)
-        self.serving_weight = nn.Parameter(torch.ones(2))  # coarse, fine: starts as Bayes' rule
-        self.fine_block = nn.Sequential(nn.Linear(channels + 2, 32), nn.GELU(), nn.Linear(32, 2))
-        _zero(self.correction)
-        _zero(self.fine_block[-1])
+        self.residuals = _Residuals(channels)
+        self.context = nn.Conv2d(_CONTEXT, channels, 1)
+        self.attention = _MapAttention(channels)
+        self.blocks = nn.ModuleList(_Block(channels) for _ in range(2))
+        self.correction = nn.Conv2d(channels, 3, 1)  # log-mass, spread, and sharpness of cells
+        self.fine = nn.Sequential(nn.Linear(channels + 4, 32), nn.GELU(), nn.Linear(32, 2))
+        self.rest = nn.Parameter(torch.zeros(2))
+        for layer in (self.moves, self.weights, self.correction, self.fine[-1], self.outside[-1]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, batch: WindowBatch) -> tuple[Posterior, Tensor]:
         """The posterior, and the coarse log-mass before the fine stage, (report, blocks + 1).
@@ -74,87 +128,315 @@ class PosteriorNetwork(nn.Module):
         The last entry of the coarse log-mass is the mass beyond the window.
         """
         tokens = self.measurements(batch.tokens, batch.present)
-        coarse, features = self._coarse(batch, tokens)
         pooled = _masked_mean(tokens, batch.present)
-        outside = self.outside(pooled) - 4.0 + coarse.logsumexp(dim=1, keepdim=True)
-        coarse_mass = torch.log_softmax(torch.cat([coarse, outside], dim=1), dim=1)
-        side = math.isqrt(coarse.shape[1])
-        top = coarse.detach().topk(min(self.components, coarse.shape[1]), dim=1).indices
-        shift, mean, covariance = self._fine(batch, tokens, features, top, side)
-        refined = coarse_mass[:, :-1].scatter_add(1, top, shift.to(coarse_mass.dtype))
-        log_mass = torch.log_softmax(torch.cat([refined, coarse_mass[:, -1:]], dim=1), dim=1)
+        moves = self._moves(tokens, pooled)
+        ground = _ground_of(batch)
+        outdoor = take(batch.maps.outdoor, ground.row_of)
+        if self.inputs == "no_maps":
+            outdoor = torch.ones_like(outdoor)
+        coarse, features = self._coarse(batch, tokens, moves, ground, outdoor)
+        outside = self.outside(pooled) - 5.0
+        coarse_mass = _with_outside(coarse, outside)
+        count = min(self.candidates, coarse.shape[1])
+        chosen = coarse.detach().topk(count, dim=1).indices
+        cells, at_block = self._cells(batch, moves, ground.at(chosen), features, chosen)
+        inside = take_rows(outdoor, chosen)
+        cells = cells + torch.where(inside, 0.0, _NOWHERE)
+        mass, mean, covariance = self._moments(batch, cells, at_block, coarse, chosen)
+        logit = self._joined(coarse, chosen, mass)
+        log_mass = _with_outside(logit, outside + self.rest[1])
+        kept = mass.detach().topk(min(self.components, count), dim=1).indices
         posterior = Posterior(
-            log_mass=log_mass[:, :-1].reshape(-1, side, side),
+            log_mass=log_mass[:, :-1].reshape(-1, batch.blocks, batch.blocks),
             log_outside=log_mass[:, -1],
-            top=top,
-            mean_m=mean,
-            covariance_m2=covariance,
-            outdoor=batch.outdoor,
+            top=chosen.gather(1, kept),
+            mean_m=take_rows(mean, kept),
+            covariance_m2=take_rows(covariance, kept),
+            outdoor=to_raster(outdoor, batch.blocks),
             outside_m2=batch.outside_m2,
-            cell_m=self.cell_m,
+            cell_m=batch.maps.grid.cell_m,
         )
         return posterior, coarse_mass
 
-    def _coarse(self, batch: WindowBatch, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logit of each block (report, block) and trunk features (report, channel, side, side)."""
-        kernels = self.kernels(batch, tokens)
-        outdoor = nn.functional.avg_pool2d(batch.outdoor[:, None].float(), _HALF)
-        context = torch.cat([kernels, _context(batch, outdoor)], dim=1)
-        local = nn.functional.gelu(self.context(context))
-        start = kernels.sum(dim=1, keepdim=True) + _SILENCE_START * batch.half_silence[:, None]
-        logit = start + self.local_logit(local)
-        told = nn.functional.avg_pool2d(batch.evidence[:, None], _HALF)
-        logit = logit + self.serving_weight[0] * told
-        logit = logit + outdoor.clamp_min(math.exp(_NOTHING_LOG)).log()
-        features = nn.functional.gelu(self.down(local))
-        features = self.attention(features, tokens, batch.present)
-        for block in self.blocks:
-            features = block(features)
-        per_block = nn.functional.pixel_unshuffle(logit, _HALF).logsumexp(dim=1, keepdim=True)
-        correction = nn.functional.interpolate(
-            self.correction(features), scale_factor=_TRUNK_STRIDE // _HALF, mode="bilinear"
-        )
-        return (per_block + correction).flatten(1), features
+    def _moves(self, tokens: Tensor, pooled: Tensor) -> _Moves:
+        widen, bias = self.moves(tokens).unbind(dim=2)
+        weights = (2 * torch.sigmoid(self.weights(pooled))).unbind(dim=1)  # one at the start
+        return _Moves(widen.clamp(-1.5, 1.5), 4 * bias, *weights)
 
-    def _fine(
-        self, batch: WindowBatch, tokens: Tensor, features: Tensor, top: Tensor, side: int
+    # -- coarse ---------------------------------------------------------------------------
+
+    def _coarse(
+        self,
+        batch: WindowBatch,
+        tokens: Tensor,
+        moves: _Moves,
+        ground: _Ground,
+        outdoor: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-mass of all blocks (report, block), and the map encoder's features."""
+        open_cells = outdoor.sum(dim=2)
+        prior = torch.where(open_cells > 0, open_cells.clamp_min(1).log(), _NOWHERE)
+        if self.inputs != "all":
+            features = self._trunk(batch, tokens, prior, prior, ground)
+            return prior + self._of_blocks(features, 0), features
+        pairs = Pairs.of(batch.reports.sector, batch.maps.site, apart=True)
+        tables = self._tables(batch, moves, pairs)
+        rows = _pair_rows(batch, pairs, ground)
+        levels = tables.at(take(batch.maps.levels.block_class, rows), ground.row_of)
+        own = batch.maps.grid.rows(batch.reports.sector[:, :1], ground.row, ground.column)
+        with torch.no_grad():
+            timing = block_timing(batch.model, batch.maps, batch.reports, own)
+        exponent = batch.model.levels.map_error.level_exponent * moves.levels[:, None]
+        timing = moves.timing[:, None] * timing
+        logit = exponent * levels + timing + prior
+        logit = self._examined(batch, tables, pairs, ground, outdoor, logit, exponent, timing)
+        logit = _directed(batch, moves, ground, logit)
+        features = self._trunk(batch, tokens, logit, prior, ground, (pairs, rows))
+        return logit + self._of_blocks(features, 0), features
+
+    def _tables(self, batch: WindowBatch, moves: _Moves, pairs: Pairs) -> ClassTables:
+        levels = batch.model.levels
+        shifts = Shifts.of(levels, _COARSE_STEP_DB).to(batch.tokens.device)
+        at = (pairs.report, pairs.slot)
+        reported = batch.reports.level_dbm.nan_to_num(0.0)[at] - moves.bias_db[at]
+        return ClassTables(
+            batch.maps.levels, shifts, pairs, reported, batch.ceilings_dbm, moves.widen[at].exp()
+        )
+
+    def _examined(
+        self,
+        batch: WindowBatch,
+        tables: ClassTables,
+        pairs: Pairs,
+        ground: _Ground,
+        outdoor: Tensor,
+        logit: Tensor,
+        exponent: Tensor,
+        timing: Tensor,
+    ) -> Tensor:
+        """The log-mass with the cells of the likeliest blocks looked at one by one."""
+        chosen = logit.detach().topk(min(_EXAMINED, logit.shape[1]), dim=1).indices
+        near = ground.at(chosen)
+        rows = _pair_rows(batch, pairs, near)
+        levels = tables.at(take(batch.maps.levels.cell_class, rows), near.row_of)
+        cells = exponent[..., None] * levels
+        cells = cells + torch.where(take_rows(outdoor, chosen), 0.0, _NOWHERE)
+        found = cells.logsumexp(dim=2) + timing.gather(1, chosen)
+        return _put(logit, chosen, found)
+
+    # -- the map encoder ------------------------------------------------------------------
+
+    def _trunk(
+        self,
+        batch: WindowBatch,
+        tokens: Tensor,
+        logit: Tensor,
+        prior: Tensor,
+        ground: _Ground,
+        heard: tuple[Pairs, Tensor] | None = None,
+    ) -> Tensor:
+        """Features of half the blocks' resolution, shape (report, channel, side, side)."""
+        side = batch.blocks
+        planes = _context(batch, logit.detach(), prior, ground, self.inputs)
+        planes = planes.reshape(*planes.shape[:2], side, side)
+        value = self.context(nn.functional.avg_pool2d(planes, _HALF))
+        if heard is not None:
+            value = value + self.residuals(batch, tokens, *heard)
+        value = nn.functional.gelu(turned(value, batch.symmetry))
+        value = self.attention(value, tokens, batch.present)
+        for block in self.blocks:
+            value = block(value)
+        return turned(value, batch.symmetry, back=True)
+
+    def _of_blocks(self, features: Tensor, kind: int) -> Tensor:
+        """One of the corrections at all blocks, shape (report, block)."""
+        small = self.correction(features)[:, kind : kind + 1]
+        return nn.functional.interpolate(small, scale_factor=_HALF, mode="bilinear").flatten(1)
+
+    # -- fine -----------------------------------------------------------------------------
+
+    def _cells(
+        self,
+        batch: WindowBatch,
+        moves: _Moves,
+        ground: _Ground,
+        features: Tensor,
+        chosen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-likelihood of the chosen blocks' cells (report, block, cell), and features there."""
+        side = batch.blocks
+        half = side // _HALF
+        small = (chosen // side // _HALF) * half + chosen % side // _HALF
+        at_block = take_rows(features.flatten(2).transpose(1, 2), small)
+        log_mass, widen, sharpen = (
+            self._of_blocks(features, k).gather(1, chosen) for k in range(3)
+        )
+        if self.inputs != "all":
+            return (log_mass[..., None]).expand(-1, -1, CELLS), at_block
+        levels, reports, maps = batch.model.levels, batch.reports, batch.maps
+        shifts = Shifts.of(levels, _FINE_STEP_DB).to(batch.tokens.device)
+        pairs = Pairs.of(reports.sector, maps.site)
+        at = (pairs.report, pairs.slot)
+        seen = PairMaps.cells(maps.levels, _pair_rows(batch, pairs, ground))
+        factor = (
+            moves.widen[at][:, None]
+            + widen.clamp(-1.5, 1.5).repeat_interleave(CELLS, 1)[pairs.report]
+        )
+        seen = PairMaps(seen.mean_dbm, seen.spread_db * factor.exp(), seen.tail_share)
+        reported = reports.level_dbm.nan_to_num(0.0)[at] - moves.bias_db[at]
+        with torch.no_grad():
+            blocks = (ground.row, ground.column, ground.row_of)
+            silence = unheard_silence(
+                maps, shifts, reports.sector, batch.ceilings_dbm, *blocks, _OTHERS
+            )
+            every = torch.arange(CELLS, device=chosen.device).expand(*chosen.shape, CELLS)
+            told = serving_evidence(
+                batch.model, maps, reports, ground.row, ground.column, every, directions=False
+            )
+            aimed = serving_evidence(
+                batch.model, maps, reports, ground.row, ground.column, every, timing=False
+            )
+        value = level_evidence(levels, shifts, pairs, seen, reported, silence)
+        value = levels.map_error.level_exponent * moves.levels[:, None] * value
+        value = value + moves.timing[:, None] * told + moves.directions[:, None] * aimed
+        value = value.reshape(*chosen.shape, CELLS)
+        middle = value.detach().amax(dim=2, keepdim=True)
+        value = middle + (value - middle) * sharpen.clamp(-1.5, 1.5).exp()[..., None]
+        return value + log_mass[..., None], at_block
+
+    def _moments(
+        self, batch: WindowBatch, cells: Tensor, at_block: Tensor, coarse: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Change of log-mass, mean [m] and covariance [m2] of the chosen blocks."""
-        row, column = top // side, top % side
-        level, error = (_patches(v, row, column) for v in (batch.rsrp_dbm, batch.se_db))
-        evidence = self.evidence(
-            batch.level_dbm[:, :, None, None].expand_as(level), level, error, tokens, batch.present
-        )  # (report, block, cell, channel)
-        open_land = _patches(batch.outdoor[:, None].float(), row, column)[:, 0]
-        told = _patches(batch.evidence[:, None], row, column)[:, 0]
-        logit = self.fine_logit(evidence)[..., 0] + self.serving_weight[1] * told
-        logit = logit + open_land.clamp_min(1e-4).log()
-        weight = torch.softmax(logit, dim=2)
-        place = self._cell_centres(row, column, side)
+        """Log-mass, mean [m] and covariance [m2] of the chosen blocks."""
+        cell_m = batch.maps.grid.cell_m
+        mass = cells.logsumexp(dim=2)
+        weight = torch.softmax(cells, dim=2)
+        place = _cell_centres(chosen, batch.blocks, cell_m)
         mean = (weight[..., None] * place).sum(dim=2)
         delta = place - mean[:, :, None]
         spread = torch.einsum("bkp,bkpi,bkpj->bkij", weight, delta, delta)
-        ratio = _TRUNK_STRIDE // _HALF
-        report = torch.arange(len(top), device=top.device)[:, None]
-        at_block = features[report, :, row // ratio, column // ratio]
-        summary = torch.stack([logit.logsumexp(dim=2) / 5, weight.amax(dim=2)], dim=2)
-        change = self.fine_block(torch.cat([at_block, summary], dim=2))
-        pixel = self.cell_m**2 / 12 * 2 * torch.exp(change[..., 1].clamp(-3, 5))
+        whole = mass - mass.logsumexp(dim=1, keepdim=True)
+        before = coarse.gather(1, chosen)
+        summary = torch.stack(
+            [
+                whole.clamp_min(-15) / 5,
+                (mass - before).clamp(-15, 15) / 5,
+                weight.amax(dim=2),
+                (spread[..., 0, 0] + spread[..., 1, 1]) / cell_m**2 / 3,
+            ],
+            dim=2,
+        )
+        change = self.fine(torch.cat([at_block, summary.detach()], dim=2))
+        pixel = cell_m**2 / 12 * torch.exp(change[..., 1].clamp(-3, 5))
         covariance = spread + pixel[..., None, None] * torch.eye(2, device=spread.device)
-        return change[..., 0], mean, covariance
+        return mass + change[..., 0], mean, covariance
 
-    def _cell_centres(self, row: Tensor, column: Tensor, side: int) -> Tensor:
-        """Centres [m] of the grid cells of blocks, shape (report, block, cell, 2)."""
-        inner = torch.arange(BLOCK_CELLS, device=row.device) + 0.5
-        dy, dx = torch.meshgrid(inner, inner, indexing="ij")
-        x = column[..., None] * BLOCK_CELLS + dx.reshape(-1)
-        y = row[..., None] * BLOCK_CELLS + dy.reshape(-1)
-        return (torch.stack([x, y], dim=-1) - side * BLOCK_CELLS / 2) * self.cell_m
+    def _joined(self, coarse: Tensor, chosen: Tensor, mass: Tensor) -> Tensor:
+        """Log-mass of all blocks, those that were not looked at moved along.
+
+        They change by as much as the last half of those that were: the less likely ones.
+        """
+        return _put(coarse + self.rest[0], chosen, mass, last=chosen.shape[1] // 2)
 
 
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+def _with_outside(logit: Tensor, outside: Tensor) -> Tensor:
+    """Normalised log-mass of blocks, and beyond them: `outside` is relative to all blocks."""
+    whole = logit.logsumexp(dim=1, keepdim=True)
+    return torch.log_softmax(torch.cat([logit - whole, outside], dim=1), dim=1)
+
+
+def _put(logit: Tensor, chosen: Tensor, found: Tensor, last: int = 0) -> Tensor:
+    """Better values at the chosen blocks; all others change by as much as these do as a whole.
+
+    With `last` those that come after it are the ones to go by.
+    """
+    before = logit.gather(1, chosen)
+    shift = found[:, last:].logsumexp(1, keepdim=True) - before[:, last:].logsumexp(1, keepdim=True)
+    return (logit + shift.clamp(-15.0, 5.0)).scatter(1, chosen, found)
+
+
+def _ground_of(batch: WindowBatch) -> _Ground:
+    row, column = batch.all_blocks()
+    return _Ground(row, column, batch.maps.grid.ground_rows(row, column))
+
+
+def _pair_rows(batch: WindowBatch, pairs: Pairs, ground: _Ground) -> Tensor:
+    """Rows of the tables of heard sectors at blocks, shape (pair, block)."""
+    sector = batch.reports.sector[pairs.report, pairs.slot]
+    return batch.maps.grid.rows(
+        sector[:, None], ground.row[pairs.report], ground.column[pairs.report]
+    )
+
+
+def _directed(batch: WindowBatch, moves: _Moves, ground: _Ground, logit: Tensor) -> Tensor:
+    """The log-mass with angles and beams, looked at in the likeliest blocks."""
+    reports = batch.reports
+    told = (reports.aoa != MISSING) | (reports.beam[:, 0] != MISSING)
+    n = torch.nonzero(told)[:, 0]
+    if not len(n):
+        return logit
+    some = logit[n]
+    chosen = some.detach().topk(min(_DIRECTED, some.shape[1]), dim=1).indices
+    near = _Ground(*(v[n] for v in vars(ground).values())).at(chosen)
+    with torch.no_grad():
+        cell = take(batch.maps.centre, near.row_of)[..., None]
+        value = serving_evidence(
+            batch.model, batch.maps, reports[n], near.row, near.column, cell, timing=False
+        )
+        value = (value - value.amax(dim=1, keepdim=True)).clamp_min(_LEAST_TOLD)
+    found = some.gather(1, chosen) + moves.directions[n, None] * value
+    return logit.index_copy(0, n, _put(some, chosen, found))
+
+
+def _cell_centres(block: Tensor, side: int, cell_m: float) -> Tensor:
+    """Centres [m] of the grid cells of blocks, shape (report, block, cell, 2)."""
+    inner = torch.arange(BLOCK_CELLS, device=block.device) + 0.5
+    dy, dx = torch.meshgrid(inner, inner, indexing="ij")
+    x = block[..., None] % side * BLOCK_CELLS + dx.reshape(-1)
+    y = block[..., None] // side * BLOCK_CELLS + dy.reshape(-1)
+    return (torch.stack([x, y], dim=-1) - side * BLOCK_CELLS / 2) * cell_m
+
+
+def _context(
+    batch: WindowBatch, logit: Tensor, prior: Tensor, ground: _Ground, inputs: str
+) -> Tensor:
+    """Context of blocks, shape (report, plane, block): ground, geometry, serving sector, Bayes."""
+    side = batch.blocks
+    axis = torch.linspace(-1, 1, side, device=logit.device)
+    y, x = (v.reshape(-1) for v in torch.meshgrid(axis, axis, indexing="ij"))
+    maps, serving = batch.maps, batch.reports.sector[:, 0]
+    half_m = side * BLOCK_CELLS * maps.grid.cell_m / 2
+    middle = batch.corner.flip(1) + side / 2  # (column, row)
+    site = (
+        maps.serving.position_m[serving]
+        - (middle - maps.grid.ground_corner) * BLOCK_CELLS * maps.grid.cell_m
+    )
+    site = site / half_m
+    dx, dy = x - site[:, :1], y - site[:, 1:]
+    distance = torch.sqrt(dx**2 + dy**2 + 1e-4)
+    azimuth = maps.serving.azimuth_rad[serving][:, None]
+    cosine = (dx * torch.sin(azimuth) + dy * torch.cos(azimuth)) / distance
+    zero = torch.zeros_like(logit)
+    planes = [distance, distance.log(), cosine]
+    if inputs == "no_maps":
+        planes += [zero] * (_CONTEXT - len(planes))
+        return torch.stack(planes, dim=1)
+    own = maps.grid.rows(batch.reports.sector[:, :1], ground.row, ground.column)
+    strongest = take(maps.levels.strongest_dbm, ground.row_of)
+    mapped = take(maps.levels.block_mean_dbm, own)
+    best = logit - logit.amax(dim=1, keepdim=True)
+    planes += [
+        prior.clamp_min(-3.0) / 3,
+        take(maps.height_m, ground.row_of) / 30,
+        (mapped + 95) / 20,
+        take(maps.serving.block_sight, own),
+        (strongest - mapped).clamp(-5, 30) / 10,
+        ((batch.ceilings_dbm[:, :1] - strongest) / 10).clamp(-8, 8) / 4,
+        best.clamp_min(-15.0) / 5 if inputs == "all" else zero,
+        torch.exp(best) if inputs == "all" else zero,
+        torch.exp(best / 4) if inputs == "all" else zero,
+    ]
+    return torch.stack(planes, dim=1)
 
 
 class _MeasurementEncoder(nn.Module):
@@ -173,88 +455,40 @@ class _MeasurementEncoder(nn.Module):
         return torch.where(present[..., None], out, 0.0)
 
 
-class _SectorKernels(nn.Module):
-    """Heavy-tailed kernels of the level difference, set by each sector's token.
-
-    Channel k is ``log sum_j v_j exp(-sum_s w_sk log(1 + ((d_s - c_j - b_sk) / a_sk)^2))`` over the
-    sectors s that a ray reaches, d the reported minus the mapped level in units of 10 dB: a
-    learned likelihood in which what all levels share (the terminal's gain offset, common
-    shadowing) is summed out over a few shifts c_j, as the measurement model does. A last channel
-    sums a penalty over the sectors that no ray reaches.
-    """
-
-    shift: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.condition = nn.Linear(_TOKEN_WIDTH, 3 * _KERNELS + 1)
-        nn.init.normal_(self.condition.weight, std=0.02)
-        width = torch.linspace(-1.2, 0.6, _KERNELS)
-        start = torch.cat([torch.full((_KERNELS,), -0.5), torch.zeros(_KERNELS), width])
-        with torch.no_grad():
-            self.condition.bias.copy_(torch.cat([start, torch.tensor([0.5])]))
-        shift = torch.linspace(-1.0, 1.0, _SHIFTS)
-        self.spacing = nn.Parameter(torch.tensor(_SHIFT_REACH))  # in units of 10 dB
-        self.register_buffer("shift", shift, persistent=False)
-        self.shift_logit = nn.Parameter(-0.5 * (shift * _SHIFT_REACH / _SHIFT_SIGMA) ** 2)
-
-    def forward(self, batch: WindowBatch, tokens: Tensor) -> Tensor:
-        mapped = batch.half_rsrp_dbm
-        hit = ~mapped.isnan()
-        difference = (batch.level_dbm[:, :, None, None] - mapped.nan_to_num(0.0)) / 10
-        known = hit & batch.present[:, :, None, None]
-        parameters = self.condition(tokens)[..., None, None].unbind(dim=2)
-        log_weight = torch.log_softmax(self.shift_logit, dim=0)
-        channels = []
-        for k in range(_KERNELS):
-            weight = torch.where(known, nn.functional.softplus(parameters[k]), 0.0)
-            inverse = torch.exp(-parameters[2 * _KERNELS + k])
-            scaled = (difference - parameters[_KERNELS + k]) * inverse
-            terms = [
-                log_weight[j] - (torch.log1p((scaled - shift * inverse) ** 2) * weight).sum(dim=1)
-                for j, shift in enumerate(self.shift * self.spacing)
-            ]
-            channels.append(torch.stack(terms).logsumexp(dim=0))
-        unknown = ~hit & batch.present[:, :, None, None]
-        penalty = nn.functional.softplus(parameters[-1])
-        channels.append(-torch.where(unknown, penalty, 0.0).sum(dim=1))
-        return torch.stack(channels, dim=1)
-
-
-class _SectorEvidence(nn.Module):
-    """Pointwise evidence of each sector, conditioned on its token, summed over sectors."""
+class _Residuals(nn.Module):
+    """Reported less mapped level of every heard sector at every place, encoded and summed."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inward = nn.Linear(_EVIDENCE_FEATURES, channels)
+        self.inward = nn.Linear(_RESIDUAL_FEATURES, channels)
         self.condition = nn.Linear(_TOKEN_WIDTH, 2 * channels)
-        # nonlinear after the sum: what the levels share shows in the sums of powers alone
-        self.outward = nn.Sequential(
-            nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
-        )
+        self.outward = nn.Conv2d(channels, channels, 1)
 
-    def forward(
-        self, reported: Tensor, mapped: Tensor, se: Tensor, tokens: Tensor, present: Tensor
-    ) -> Tensor:
-        """Evidence of shape (report, ..., channel) from levels of shape (report, slot, ...)."""
-        hit = ~mapped.isnan()
-        difference = torch.where(hit, (reported - mapped.nan_to_num(0.0)) / 10, 0.0)
+    def forward(self, batch: WindowBatch, tokens: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
+        """Shape (report, channel, side, side), at every second block."""
+        side = batch.blocks
+        grid = rows.reshape(-1, side, side)[:, ::_HALF, ::_HALF].flatten(1)
+        maps, at = batch.maps.levels, (pairs.report, pairs.slot)
+        level = batch.reports.level_dbm.nan_to_num(0.0)[at]
+        mapped, spread = (take(v, grid) for v in (maps.block_mean_dbm, maps.block_spread_db))
+        difference = ((level[:, None] - mapped) / 10).clamp(-6, 6)
         features = torch.stack(
             [
                 difference,
-                difference.clamp_min(0.0),
-                torch.log1p(difference**2),
-                torch.log1p(4 * difference**2),
-                hit.float(),
-                torch.where(hit, se.nan_to_num(4.34), 0.0) / 4,
-                torch.where(hit, (mapped.nan_to_num(0.0) + 95) / 20, 0.0),
+                difference.abs(),
+                torch.log1p((10 * difference / spread) ** 2),
+                spread / 8,
+                (mapped + 95) / 20,
             ],
             dim=-1,
         )
-        scale, shift = self.condition(tokens)[:, :, None, None].chunk(2, dim=-1)
+        scale, shift = self.condition(tokens[at])[:, None].chunk(2, dim=-1)
         hidden = nn.functional.relu(self.inward(features) * (1 + scale) + shift)
-        hidden = torch.where(present[:, :, None, None, None], hidden, 0.0).sum(dim=1)
-        return self.outward(hidden)  # type: ignore[no-any-return]
+        total = hidden.new_zeros(len(batch), *hidden.shape[1:])
+        total = total.index_add(0, pairs.report, hidden) / 4
+        total = total.transpose(1, 2).reshape(len(batch), -1, side // _HALF, side // _HALF)
+        found: Tensor = self.outward(total)
+        return found
 
 
 class _MapAttention(nn.Module):
@@ -275,7 +509,9 @@ class _MapAttention(nn.Module):
         return features + nn.functional.interpolate(answer, size=features.shape[-2:])
 
 
-class _Residual(nn.Module):
+class _Block(nn.Module):
+    """Two convolutions around which the features pass by."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, channels)
@@ -285,41 +521,6 @@ class _Residual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         hidden = nn.functional.gelu(self.first(self.norm(features)))
         return features + self.second(hidden)  # type: ignore[no-any-return]
-
-
-def _context(batch: WindowBatch, outdoor: Tensor) -> Tensor:
-    """Context channels (report, channel, n/2, n/2): ground, unreported sectors, geometry."""
-    count, _, rows, columns = outdoor.shape
-    gap = (batch.half_unheard_dbm - batch.ceiling_dbm[:, None, None]) / 10
-    axis = torch.linspace(-1, 1, rows, device=outdoor.device)
-    y, x = torch.meshgrid(axis, axis[:columns], indexing="ij")
-    site = batch.tokens[:, 0, 9:11]
-    dx, dy = x - site[:, 0, None, None], y - site[:, 1, None, None]
-    distance = torch.sqrt(dx**2 + dy**2 + 1e-4)
-    bore = batch.tokens[:, 0, 12:14]
-    cosine = (dx * bore[:, 0, None, None] + dy * bore[:, 1, None, None]) / distance
-    channels = [
-        outdoor[:, 0],
-        batch.half_height_m / 30,
-        nn.functional.softplus(gap.clamp(-12, 8)),
-        batch.half_silence,
-        (gap > 0).float(),
-        distance,
-        distance.log(),
-        cosine,
-        nn.functional.avg_pool2d(batch.evidence[:, None], _HALF)[:, 0] / 5,
-    ]
-    return torch.stack([c.expand(count, rows, columns) for c in channels], dim=1)
-
-
-def _patches(rasters: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Grid cells of chosen blocks: (report, slot, n, n) to (report, slot, block, cell)."""
-    count, slots, n, _ = rasters.shape
-    side = n // BLOCK_CELLS
-    blocks = rasters.reshape(count, slots, side, BLOCK_CELLS, side, BLOCK_CELLS)
-    report = torch.arange(count, device=rasters.device)[:, None]
-    picked = blocks[report, :, row, :, column]  # (report, block, slot, cell, cell)
-    return picked.flatten(3).transpose(1, 2)
 
 
 def _masked_mean(tokens: Tensor, present: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
+from ueloc_core.grid import BLOCK_CELLS
+from ueloc_core.localization.block_grid import CELLS, take
+from ueloc_core.localization.evidence import uplink_of
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.windows import WindowBatch
-from ueloc_core.measurement.levels import LevelMaps
-from ueloc_core.measurement.model import MeasurementModel
+from ueloc_core.measurement.timing import DelayMaps
+from ueloc_core.units import SPEED_OF_LIGHT_M_S
 
-_UNKNOWN_NOISE_DB = 2.0  # where no path arrives, beside an error that is far larger
+_NS_PER_M = 1e9 / SPEED_OF_LIGHT_M_S
 
 
 def bilinear(rasters: Tensor, points_m: Tensor, cell_m: float) -> Tensor:
@@ -51,24 +54,90 @@ def bilinear(rasters: Tensor, points_m: Tensor, cell_m: float) -> Tensor:
     return torch.where(unknown, torch.nan, total).transpose(1, 2)
 
 
-def physics_loss(posterior: Posterior, batch: WindowBatch, model: MeasurementModel) -> Tensor:
-    """Expected negative log-likelihood of the heard levels under the posterior's components.
+class CellLookup:
+    """Differentiable bilinear lookup of the tables of a city at points in windows.
 
-    The twin's RSRP is looked up at the components' means, and so is the likelihood of timing,
-    angle and beams; the gradient moves both the means and the weights. A mean beside an unknown
-    map value counts as one that no ray reaches. Nats a reported sector, averaged over the batch.
+    Pixel centres are where they are: a point in the middle of a grid cell has the cell's value.
+
+    Parameters
+    ----------
+    batch
+        The windows.
+    points_m
+        Metres east and north of the windows' centres, shape (report, point, 2).
     """
-    mean = posterior.mean_m
-    rsrp, error, noise = (
-        bilinear(raster, mean, posterior.cell_m)
-        for raster in (batch.rsrp_dbm, batch.se_db, batch.noise_db)
+
+    def __init__(self, batch: WindowBatch, points_m: Tensor) -> None:
+        self.grid = batch.maps.grid
+        half = batch.cells / 2
+        place = points_m / self.grid.cell_m + half - 0.5  # in pixels, from the first one's centre
+        first = place.detach().floor().long()
+        part = place - first
+        self._corners, self._weights = [], []
+        corner = batch.corner[:, None] * BLOCK_CELLS  # (row, column)
+        for dy in (0, 1):
+            for dx in (0, 1):
+                column = first[..., 0] + dx + corner[..., 1]
+                row = first[..., 1] + dy + corner[..., 0]
+                self._corners.append((row, column))
+                wx = part[..., 0] if dx else 1 - part[..., 0]
+                wy = part[..., 1] if dy else 1 - part[..., 1]
+                self._weights.append(wx * wy)
+
+    def at(self, sector: Tensor, *tables: Tensor) -> list[Tensor]:
+        """Values of sectors' tables, shape (report, slot, point).
+
+        Parameters
+        ----------
+        sector
+            Shape (report, slot).
+        tables
+            Of shape (sector blocks + 1, cell).
+        """
+        total = [torch.zeros((), device=sector.device)] * len(tables)
+        for (row, column), weight in zip(self._corners, self._weights, strict=True):
+            block = self.grid.slot_rows(sector, row // BLOCK_CELLS, column // BLOCK_CELLS)
+            cell = row % BLOCK_CELLS * BLOCK_CELLS + column % BLOCK_CELLS
+            index = block * CELLS + cell[:, None]
+            for k, table in enumerate(tables):
+                total[k] = total[k] + weight[:, None] * take(table.flatten(), index).to(weight)
+        return total
+
+
+def physics_loss(posterior: Posterior, batch: WindowBatch) -> Tensor:
+    """Expected negative log-likelihood of levels and timing under the posterior's components.
+
+    The twin's maps are looked up at the components' means; the gradient moves both the means and
+    the weights. A mean beside a grid cell that no ray reaches counts as one that none reaches.
+    Nats a reported sector, averaged over the batch.
+    """
+    mean_m, reports, model, maps = posterior.mean_m, batch.reports, batch.model, batch.maps
+    lookup, heard = CellLookup(batch, mean_m), batch.present
+    level, spread, hit = lookup.at(
+        reports.sector, maps.levels.mean_dbm, maps.levels.spread_db, maps.levels.hit
     )
-    maps = LevelMaps(rsrp, error, noise.nan_to_num(_UNKNOWN_NOISE_DB), torch.zeros(0))
-    log_prob = model.levels.marginal(batch.rsrp_code[:, :, None], maps)
-    present = batch.present[:, :, None]
-    levels = torch.where(present, log_prob, 0.0).sum(dim=1)
-    serving = bilinear(batch.evidence[:, None], mean, posterior.cell_m)[:, 0]
-    per_component = (levels + serving) / present.sum(dim=1)
+    there = hit > 1 - 1e-4
+    unhit = maps.levels.unhit
+    level, spread = torch.where(there, level, unhit[0]), torch.where(there, spread, unhit[1])
+    shared = sum(model.levels.shared_variances)
+    found = model.levels.reported(
+        reports.rsrp[:, :, None], level, (spread**2 + shared) ** 0.5, there
+    )
+    log_prob = torch.where(heard[:, :, None], found, 0.0).sum(dim=1)
+    log_prob = (log_prob + _timing(lookup, batch, mean_m)) / heard.sum(dim=1, keepdim=True)
     weights = posterior.weights
     weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
-    return -(weights * per_component).sum(dim=1).mean()
+    return -(weights * log_prob).sum(dim=1).mean()
+
+
+def _timing(lookup: CellLookup, batch: WindowBatch, points_m: Tensor) -> Tensor:
+    """Log-likelihood of the timing fields at points, shape (report, point)."""
+    maps, serving = batch.maps.serving, batch.reports.sector[:, :1]
+    known, delay, sight = (v[:, 0] for v in lookup.at(serving, *maps.delays))
+    middle = (batch.corner.flip(1) + batch.blocks / 2 - lookup.grid.ground_corner) * BLOCK_CELLS
+    offset = points_m + (middle * lookup.grid.cell_m - maps.position_m[serving[:, 0]])[:, None]
+    drop = maps.drop_m[serving]
+    straight = (offset.square().sum(dim=2) + drop**2).sqrt() * _NS_PER_M
+    arrival = torch.where(known > 1 - 1e-4, delay, torch.nan)
+    sinr = uplink_of(batch.model, batch.reports, maps.reference_dbm[serving[:, 0]])
+    return batch.model.timing.closed(batch.reports, DelayMaps(arrival, sight, straight), sinr)

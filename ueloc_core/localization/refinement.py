@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ueloc_core.grid import Window
-from ueloc_core.localization.baselines import geometric_median
 from ueloc_core.localization.physics import bilinear
 from ueloc_core.localization.posterior import Posterior
+from ueloc_core.localization.rasters import evidence_raster
 from ueloc_core.localization.refinement_rule import (
     TEMPERATURES,
     WIDEST_SHARE,
@@ -166,7 +166,7 @@ class Refiner:
             If there are no reports, or positions are unknown.
         """
         tried = cls(reader, RefinementRule.never())
-        points = [point_and_spread(posterior) for posterior, _, _ in parts]
+        points = [posterior.point_and_spread() for posterior, _, _ in parts]
         truth_m = torch.cat([torch.zeros(0, 2), *(batch.truth_m for _, batch, _ in parts)])
         spread_m = torch.cat([torch.zeros(0), *(spread for _, spread in points)])
         floor_m = float(np.quantile(spread_m.numpy(), 1 - WIDEST_SHARE)) if len(spread_m) else 0.0
@@ -192,7 +192,7 @@ class Refiner:
         posterior, batch, reports
             n of each, in the same order; on the CPU.
         """
-        known = point_and_spread(posterior)
+        known = posterior.point_and_spread()
         rule = self.rule
         if not rule.acts:
             return RefinedFixes.unmoved(*known)
@@ -213,13 +213,15 @@ class Refiner:
         index[sectors] = torch.arange(len(sectors))
         renamed = replace(reports, sector=index[reports.sector])  # -1 stays: it is the last one
 
+        evidence = evidence_raster(batch)[:, None]
+
         def joint(points_m: Tensor) -> Tensor:
             places = range(points_m.shape[1])
             prior = torch.stack([posterior.log_density(points_m[:, k]) for k in places], dim=1)
             if temperature == 0:
                 return prior
             likelihood = self._levels.direct(renamed, self._lookup.at(frames, points_m, sectors))
-            told = bilinear(batch.evidence[:, None], points_m, posterior.cell_m)[:, 0]
+            told = bilinear(evidence, points_m, posterior.cell_m)[:, 0]
             return prior + temperature * (likelihood + told)
 
         return joint
@@ -247,7 +249,7 @@ class Refiner:
             heaviest = of.weights.topk(min(_STARTS, of.top.shape[1]), dim=1).indices
             means = of.mean_m.gather(1, heaviest[..., None].expand(-1, -1, 2))
             starts = torch.cat([point[chosen, None], means], dim=1)
-            part = (of, _rows(batch, chosen), reports[chosen])
+            part = (of, batch[chosen], reports[chosen])
             joint = self.objective(part, temperature, starts)
             place, value = ascend(joint, starts, limit_m)
             with torch.no_grad():
@@ -304,22 +306,6 @@ def ascend(
     winner = highest.argmax(dim=1)
     rows = torch.arange(len(winner))
     return best[rows, winner], highest[rows, winner].detach()
-
-
-@torch.no_grad()
-def point_and_spread(posterior: Posterior) -> tuple[Tensor, Tensor]:
-    """Geometric median [m] in the frame, (n, 2), and RMS distance from the mean [m], (n,)."""
-    mass = posterior.raster().double()
-    count, rows, columns = mass.shape
-    frame = Window(-columns // 2, -rows // 2, columns, rows, posterior.cell_m)
-    point = [geometric_median(of_report.numpy(), frame) for of_report in mass]
-    share = mass / mass.sum(dim=(1, 2), keepdim=True)
-    variance = torch.zeros(count, dtype=mass.dtype)
-    for axis, centres in ((1, frame.x_centres_m), (2, frame.y_centres_m)):
-        marginal, place = share.sum(dim=axis), torch.from_numpy(centres)
-        mean = marginal @ place
-        variance += (marginal * (place - mean[:, None]) ** 2).sum(dim=1)
-    return torch.tensor(point).reshape(count, 2).float(), variance.sqrt().float()
 
 
 def _rows(batch: Any, chosen: Tensor) -> Any:

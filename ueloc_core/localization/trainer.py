@@ -31,7 +31,6 @@ from ueloc_core.localization.samples import (
     reader_threads,
 )
 from ueloc_core.localization.windows import WindowBatch, WindowReader
-from ueloc_core.measurement.model import MeasurementModel
 
 _WARM_UP_SHARE = 0.05
 _TELL_EVERY = 25  # steps between two messages and two points of the TensorBoard curves
@@ -44,30 +43,26 @@ class PosteriorTask(pl.LightningModule):
     ----------
     network
         The network; trained in place.
-    model
-        The measurement model, for the physics term.
     config
         Weights of the terms, learning rate, precision.
     steps
         Steps of the whole run, for the one-cycle learning rate.
     """
 
-    def __init__(
-        self, network: nn.Module, model: MeasurementModel, config: TrainingConfig, steps: int
-    ) -> None:
+    def __init__(self, network: nn.Module, config: TrainingConfig, steps: int) -> None:
         super().__init__()
-        self.network, self.model, self.config, self.steps = network, model, config, steps
+        self.network, self.config, self.steps = network, config, steps
 
     @override
     def training_step(self, batch: WindowBatch, batch_idx: int) -> dict[str, Tensor]:
         """The terms of a batch; ``loss`` is their weighted sum."""
-        terms = loss_terms(self.network, batch, self.model, self.config)
+        terms = loss_terms(self.network, batch, self.config)
         return {"loss": terms["total"], **{k: v.detach() for k, v in terms.items()}}
 
     @override
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> dict[str, Tensor]:
         """The terms of a batch and its negative log-density."""
-        return loss_terms(self.network, batch, self.model, self.config, scored=True)
+        return loss_terms(self.network, batch, self.config, scored=True)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -38,7 +38,7 @@ __all__ = [
     "read_samples",
 ]
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 
 Progress = Callable[[int, int, str], None]
 
@@ -94,12 +94,12 @@ def build_posterior_model(
                 where=f"{city.name}: training",
                 remedy="Name other tiles in 'splits', or draw more tracks.",
             )
-    network = PosteriorNetwork(config.channels, config.components, city.grid.cell_m)
+    network = PosteriorNetwork(**network_settings(city))
     channels_last(network)
     logs = (out if resume is None else resume.folder) / RUN_LOGS  # one log of a killed run
     steps = trainer.steps_of(config, len(splits["train"]))
     trained = trainer.train_network(
-        trainer.PosteriorTask(network, model, config, steps),
+        trainer.PosteriorTask(network, config, steps),
         trainer.TrainingData(reader, **splits),
         seed=city.seed,
         logs=logs,
@@ -131,12 +131,9 @@ def build_posterior_model(
 
 
 def network_settings(city: City) -> dict[str, Any]:
-    """What a checkpoint must agree on with the city that it is used in."""
-    return {
-        "channels": city.training.channels,
-        "components": city.training.components,
-        "cell_m": city.grid.cell_m,
-    }
+    """What the network is made of, as its checkpoint keeps it."""
+    names = ("channels", "components", "candidates", "inputs")
+    return {name: getattr(city.training, name) for name in names}
 
 
 def load_network(folder: Path) -> PosteriorNetwork:

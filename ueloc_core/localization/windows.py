@@ -1,24 +1,26 @@
-"""From reports and radio maps to the tensors that the network sees.
+"""From reports to the tensors that the network sees.
 
-Each report is seen in the window of its serving sector: positions are metres from the
-window's centre, maps are crops of the global grid. The exact symmetries of the square
-(four turns, with and without a mirror) are applied here, to maps, geometry and labels alike.
+Each report is seen in the window of its serving sector: positions are metres from the window's
+centre. Maps are not cut out; the network gathers what it looks at from the tables of the city
+(`map_blocks`). The exact symmetries of the square (four turns, with and without a mirror) are
+applied here to the geometry of the tokens, and by the network to what its convolutions see.
 """
 
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
 from torch import Tensor
 
-from ueloc_core.grid import Window
+from ueloc_core.grid import BLOCK_CELLS
+from ueloc_core.localization.map_blocks import MapBlocks
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.bins import decode
-from ueloc_core.measurement.model import MeasurementModel, ServingMaps
+from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.place_maps import PlaceMaps
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING, SS_RSRQ, SS_SINR
 from ueloc_core.radio.atlas import MapAtlas
@@ -26,115 +28,137 @@ from ueloc_core.radio.link import timing_advance_step_m
 
 SYMMETRIES = 8
 TOKEN_FEATURES = 26
-_RANKED = 16  # more than the slots, so the strongest unreported sectors are among them
-_UNHEARD_SIGMA_DB = 7.0  # level's and map's error together, for the unreported sectors' channel
-_HALF = 2  # grid cells a side of a pooled cell
-_NOTHING_DBM = -200.0
-_LEAST_EVIDENCE = -30.0
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Reports in the windows of their serving sectors; n is the side in grid cells.
+    """Reports in the windows of their serving sectors.
 
     Attributes
     ----------
-    tokens, present
-        Measured values and geometry of each slot, shape (report, slot, feature), and whether
-        the slot holds a sector.
-    level_dbm
-        Reported RSRP [dBm], shape (report, slot), 0 in empty slots.
-    rsrp_code
-        SS-RSRP codes, shape (report, slot).
-    rsrp_dbm, se_db, noise_db
-        Mapped RSRP [dBm], its standard error and the scatter of fading and accuracy [dB] of the
-        reported sectors, NaN where unknown, shape (report, slot, n, n).
-    evidence
-        Log-likelihood of the serving sector's timing, angle and beams [nats], at most 0 and at
-        least -30, 0 where nothing of them is reported; shape (report, n, n).
-    half_rsrp_dbm, half_se_db
-        The same on a grid twice as coarse, shape (report, slot, n/2, n/2).
-    half_unheard_dbm
-        Strongest mapped RSRP of the unreported sectors [dBm], shape (report, n/2, n/2).
-    half_silence
-        Log-probability that the strongest unreported sectors stay unreported [nats], shape
-        (report, n/2, n/2).
-    half_height_m
-        Building height [m], shape (report, n/2, n/2).
-    outdoor
-        Where terminals can stand, shape (report, n, n).
-    ceiling_dbm
-        Level that unreported sectors stayed under [dBm], shape (report,).
+    maps
+        Tables of the city's maps.
+    model
+        The measurement model over these maps.
+    reports
+        n reports.
+    tokens
+        Measured values and geometry of each slot, shape (report, slot, feature).
+    corner
+        Row and column of each window's first block, from the origin of the CRS, shape (report, 2).
+    blocks
+        Side of the windows in blocks.
+    symmetry
+        Symmetry 0..7 in which the report is seen, shape (report,).
+    ceilings_dbm
+        Levels that unreported sectors stayed under, not lost and lost [dBm], shape (report, 2).
     outside_m2
         Outdoor area that the serving sector was traced over beyond the window, shape (report,).
     truth_m
         True position from the window's centre [m], shape (report, 2); NaN where unknown.
     """
 
+    maps: MapBlocks
+    model: MeasurementModel
+    reports: ReportBatch
     tokens: Tensor
-    present: Tensor
-    level_dbm: Tensor
-    rsrp_code: Tensor
-    rsrp_dbm: Tensor
-    se_db: Tensor
-    noise_db: Tensor
-    evidence: Tensor
-    half_rsrp_dbm: Tensor
-    half_se_db: Tensor
-    half_unheard_dbm: Tensor
-    half_silence: Tensor
-    half_height_m: Tensor
-    outdoor: Tensor
-    ceiling_dbm: Tensor
+    corner: Tensor
+    blocks: int
+    symmetry: Tensor
+    ceilings_dbm: Tensor
     outside_m2: Tensor
     truth_m: Tensor
 
     def to(self, device: torch.device) -> "WindowBatch":
-        """The batch on a device."""
-        return WindowBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        """The batch, and the city's tables once, on a device."""
+        if self.tokens.device == device:
+            return self
+        return self._with(lambda v: v.to(device), self.maps.on(device))
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
+    def __getitem__(self, chosen: Any) -> "WindowBatch":
+        """Some of the reports, chosen by a slice, a mask or indices."""
+        return self._with(lambda v: v[chosen], self.maps)
+
+    def _with(self, change: Callable[[Any], Any], maps: MapBlocks) -> "WindowBatch":
+        """Over other tables, with a change of all that is of reports."""
+        changed: dict[str, Any] = {
+            f.name: change(value)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor | ReportBatch)
+        }
+        return replace(self, maps=maps, **changed)
+
+    @property
+    def present(self) -> Tensor:
+        """Whether the slots hold a sector, shape (report, slot)."""
+        return self.reports.heard
+
+    @property
+    def cells(self) -> int:
+        """Side of the windows in grid cells."""
+        return self.blocks * BLOCK_CELLS
+
+    def all_blocks(self) -> tuple[Tensor, Tensor]:
+        """Row and column of all blocks of the windows, row by row, shape (report, block)."""
+        own = torch.arange(self.blocks, device=self.corner.device)
+        row, column = (v.reshape(-1) for v in torch.meshgrid(own, own, indexing="ij"))
+        return self.corner[:, :1] + row, self.corner[:, 1:] + column
+
 
 class WindowReader:
-    """Cuts windows out of an atlas.
+    """Sees reports in the windows of a city's sectors.
 
     Parameters
     ----------
     atlas
         Radio maps, sectors and ground of a city.
     model
-        Gives the level that unreported sectors stayed under, and how many reports are lost.
+        The measurement model over these maps.
     """
 
     def __init__(self, atlas: MapAtlas, model: MeasurementModel) -> None:
-        self.atlas = atlas
+        self.atlas, self.model = atlas, model
         self.cell_m = atlas.city.grid.cell_m
         self.cells = round(atlas.city.window.size_m / self.cell_m)
-        self.model = model
         self.places = PlaceMaps(atlas, model.settings)
-        self._lost = model.settings.dropout_probability
         table = atlas.sectors
         rows: list[Any] = list(table.itertuples())
         self.frames = [atlas.city.sector_window(row.x_m, row.y_m, row.azimuth_deg) for row in rows]
-        self._half_rsrp = _pool(atlas.rsrp_dbm)
-        self._half_se = _pool(atlas.rsrp_se_db)
-        self._half_windows = [_halved(window) for window in atlas.windows]
         azimuth = np.radians(table.azimuth_deg.to_numpy())
         self._step_m = timing_advance_step_m(atlas.city.radio.numerology)
         self._boresight = np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1)
         self._position = table[["x_m", "y_m"]].to_numpy(dtype=float)
         self._height_m = table.height_m.to_numpy(dtype=float)
-        self._surroundings = lru_cache(maxsize=256)(self._read_surroundings)
-        self._serving = lru_cache(maxsize=256)(self._read_serving)
+        corners = [(f.row // BLOCK_CELLS, f.column // BLOCK_CELLS) for f in self.frames]
+        self._corner = torch.tensor(corners)
+        self._centre_m = np.array([f.centre_m for f in self.frames])
+
+    @cached_property
+    def maps(self) -> MapBlocks:
+        """Tables of the city's maps, made when they are first asked for."""
+        return MapBlocks(self.atlas, self.places, self.model.levels)
+
+    @cached_property
+    def _outside_m2(self) -> Tensor:
+        """Outdoor area [m2] that each sector was traced over beyond its window."""
+        atlas, beyond = self.atlas, []
+        for traced, frame in zip(atlas.windows, self.frames, strict=True):
+            area = int(atlas.outdoor_in(traced).sum()) - int(atlas.outdoor_in(frame).sum())
+            beyond.append(max(area, 1) * self.cell_m**2)
+        return torch.tensor(beyond)
 
     def frame_positions(
         self, serving: NDArray[np.int64], x_m: NDArray[np.float64], y_m: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Positions [m] from the centres of the serving sectors' windows, shape (report, 2)."""
-        centre = np.array([self.frames[s].centre_m for s in serving]).reshape(-1, 2)
-        return np.asarray(np.stack([x_m, y_m], axis=1) - centre)
+        return np.asarray(np.stack([x_m, y_m], axis=1) - self._centre_m[serving])
+
+    def outside_m2(self, serving: int) -> float:
+        """Outdoor area [m2] that a sector was traced over beyond its window."""
+        return float(self._outside_m2[serving])
 
     def read(
         self,
@@ -154,109 +178,36 @@ class WindowReader:
             Symmetry 0..7 of each report; 0 (none) by default.
         """
         count = len(reports)
-        sector = reports.sector.numpy()
         turn = np.zeros(count, dtype=np.int64) if symmetry is None else symmetry
         place = np.full((count, 2), np.nan) if truth_m is None else truth_m
-        parts: dict[str, list[NDArray[Any]]] = {}
-        ceiling = self._ceiling(reports)
-        for i in range(count):
-            rasters_of = self._rasters(sector[i], float(ceiling[i]))
-            rasters_of["evidence"] = self._evidence(reports[i : i + 1])
-            for name, value in rasters_of.items():
-                turned = np.ascontiguousarray(_turn_raster(value, int(turn[i])))
-                parts.setdefault(name, []).append(turned)
-        rasters = {name: torch.from_numpy(np.stack(values)) for name, values in parts.items()}
-        tokens = self._tokens(reports, turn)
-        truth = np.stack([_turn_vectors(p, int(t)) for p, t in zip(place, turn, strict=True)])
+        serving = reports.sector[:, 0]
+        ceilings = torch.stack(self.model.levels.ceilings(reports), dim=1).float()
+        tokens = self._tokens(reports, turn, ceilings[:, 0])
         return WindowBatch(
+            maps=self.maps,
+            model=self.model,
+            reports=reports,
             tokens=torch.from_numpy(tokens.astype(np.float32)),
-            present=reports.heard,
-            level_dbm=reports.level_dbm.nan_to_num(0.0),
-            rsrp_code=reports.rsrp,
-            ceiling_dbm=ceiling.to(torch.float32),
-            outside_m2=torch.tensor([self.outside_m2(int(s[0])) for s in sector]),
-            truth_m=torch.from_numpy(truth.astype(np.float32)),
-            **rasters,
+            corner=self._corner[serving],
+            blocks=self.cells // BLOCK_CELLS,
+            symmetry=torch.from_numpy(turn),
+            ceilings_dbm=ceilings,
+            outside_m2=self._outside_m2[serving].float(),
+            truth_m=torch.from_numpy(place.astype(np.float32)),
         )
 
-    def outside_m2(self, serving: int) -> float:
-        """Outdoor area [m2] that a sector was traced over beyond its window."""
-        return float(self._surroundings(serving)["outside_m2"])
-
-    def _rasters(self, sector: NDArray[np.int64], ceiling_dbm: float) -> dict[str, NDArray[Any]]:
-        serving = int(sector[0])
-        frame, half = self.frames[serving], _halved(self.frames[serving])
-        around = self._surroundings(serving)
-        full_windows, halves = self.atlas.windows, self._half_windows
-        heard = np.zeros(len(self.frames) + 1, dtype=bool)
-        heard[sector[sector >= 0]] = True
-        free = ~heard[around["ranked_id"]]
-        first = free.argmax(axis=0)[None]
-        unheard = np.take_along_axis(around["ranked_dbm"], first, axis=0)[0]
-        unheard = np.where(free.any(axis=0), unheard, _NOTHING_DBM)
-        gap = (ceiling_dbm - around["ranked_dbm"].astype(np.float32)) / _UNHEARD_SIGMA_DB
-        silent = self._lost + (1 - self._lost) * ndtr(gap)
-        silence = np.where(free, np.log(np.maximum(silent, 1e-3)), 0.0).sum(axis=0)
-        return {
-            "rsrp_dbm": _compose(self.atlas.rsrp_dbm, full_windows, sector, frame),
-            "se_db": _compose(self.atlas.rsrp_se_db, full_windows, sector, frame),
-            "noise_db": _compose(self.places.noise_db, full_windows, sector, frame),
-            "half_rsrp_dbm": _compose(self._half_rsrp, halves, sector, half),
-            "half_se_db": _compose(self._half_se, halves, sector, half),
-            "half_unheard_dbm": unheard.astype(np.float32),
-            "half_silence": silence.astype(np.float32),
-            "half_height_m": around["half_height_m"],
-            "outdoor": around["outdoor"],
-        }
-
-    @torch.no_grad()
-    def _evidence(self, report: ReportBatch) -> NDArray[np.float32]:
-        """Log-likelihood of timing, angle and beams over the window, shape (n, n)."""
-        told = (report.ta, report.aoa, report.beam[:, 0])
-        if all(int(code[0]) == MISSING for code in told):
-            return np.zeros((self.cells, self.cells), dtype=np.float32)
-        maps = self._serving(int(report.sector[0, 0]))
-        value = self.model.serving_log_prob(report, maps)[0]
-        value = (value - value.max()).clamp_min(_LEAST_EVIDENCE)
-        return np.asarray(value.reshape(self.cells, self.cells).numpy(), dtype=np.float32)
-
-    def _read_serving(self, serving: int) -> ServingMaps:
-        frame = self.frames[serving]
-        return self.places.serving_in(serving, frame, np.ones(frame.shape, dtype=bool))
-
-    def _ceiling(self, reports: ReportBatch) -> Tensor:
-        return self.model.levels.ceilings(reports)[0]
-
-    def _read_surroundings(self, serving: int) -> dict[str, Any]:
-        """What all reports of one serving sector share."""
-        frame = self.frames[serving]
-        half = _halved(frame)
-        everyone = np.arange(len(self.frames))
-        levels = _compose(self._half_rsrp, self._half_windows, everyone, half)
-        levels = np.nan_to_num(levels, nan=_NOTHING_DBM)
-        ranked = min(_RANKED, len(everyone))
-        order = np.argsort(-levels, axis=0, kind="stable")[:ranked]
-        traced = self.atlas.outdoor_in(self.atlas.windows[serving])
-        outdoor = self.atlas.outdoor_in(frame)
-        beyond = int(traced.sum()) - int(outdoor.sum())
-        height = self.atlas.building_height_in(frame)
-        return {
-            "ranked_id": order.astype(np.int16),
-            "ranked_dbm": np.take_along_axis(levels, order, axis=0).astype(np.float16),
-            "half_height_m": _pool(height[None])[0],
-            "outdoor": outdoor,
-            "outside_m2": max(beyond, 1) * self.cell_m**2,
-        }
-
-    def _tokens(self, reports: ReportBatch, turn: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _tokens(
+        self, reports: ReportBatch, turn: NDArray[np.int64], ceiling_dbm: Tensor
+    ) -> NDArray[np.float64]:
         sector = reports.sector.numpy()
         chosen = np.maximum(sector, 0)
-        centre = np.array([self.frames[s].centre_m for s in chosen[:, 0]])
+        centre = self._centre_m[chosen[:, 0]]
         scale_m = self.cells * self.cell_m / 2
         offset = (self._position[chosen] - centre[:, None]) / scale_m
         bore = self._boresight[chosen]
-        for i, t in enumerate(turn):
-            offset[i], bore[i] = _turn_vectors(offset[i], int(t)), _turn_vectors(bore[i], int(t))
+        for t in np.unique(turn[turn > 0]):
+            at = turn == t
+            offset[at], bore[at] = (turn_vectors(v[at], int(t)) for v in (offset, bore))
 
         def measured(value: Tensor, middle: float, scale: float) -> list[NDArray[Any]]:
             known = ~value.isnan()
@@ -284,7 +235,7 @@ class WindowReader:
             bore[..., 0],
             bore[..., 1],
             (self._height_m[chosen] - 25.0) / 10.0,
-            np.repeat(((self._ceiling(reports).numpy() + 105.0) / 15.0)[:, None], slots, axis=1),
+            np.repeat(((ceiling_dbm.numpy() + 105.0) / 15.0)[:, None], slots, axis=1),
             *measured(own(reports.ri), 2.0, 1.0),
             *measured(own(reports.ul_sinr, INT16_MISSING), 4000.0, 4000.0),
             *measured(own(reports.ta) * self._step_m, scale_m / 4, scale_m / 4),
@@ -295,54 +246,21 @@ class WindowReader:
         return np.where((sector >= 0)[..., None], tokens, 0.0)
 
 
-def _pool(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of the known values of each 2 x 2 grid cells, NaN where none is known."""
-    count, rows, columns = values.shape
-    blocks = values.reshape(count, rows // _HALF, _HALF, columns // _HALF, _HALF)
-    known = np.isfinite(blocks)
-    total = np.where(known, blocks, 0.0).sum(axis=(2, 4))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / known.sum(axis=(2, 4)), dtype=np.float32)
-
-
-def _halved(window: Window) -> Window:
-    """The same rectangle on the grid twice as coarse."""
-    return Window(
-        window.column // _HALF,
-        window.row // _HALF,
-        window.columns // _HALF,
-        window.rows // _HALF,
-        window.cell_m * _HALF,
-    )
-
-
-def _compose(
-    values: NDArray[np.floating[Any]],
-    windows: Any,
-    sectors: NDArray[np.int64],
-    frame: Window,
-) -> NDArray[np.float32]:
-    out = np.full((len(sectors), *frame.shape), np.nan, dtype=np.float32)
-    for k, sector in enumerate(sectors):
-        if sector < 0:
-            continue
-        shared = frame.intersection(windows[sector])
-        if shared is not None:
-            out[(k, *shared.slices_in(frame))] = values[
-                (sector, *shared.slices_in(windows[sector]))
-            ]
-    return out
-
-
-def _turn_raster(values: NDArray[Any], symmetry: int) -> NDArray[Any]:
+def turn_raster(values: Tensor, symmetry: int) -> Tensor:
     """A raster (..., rows, columns) mirrored west-east if `symmetry` > 3, then turned left."""
     if symmetry >= SYMMETRIES // 2:
-        values = values[..., ::-1]
-    return np.rot90(values, -(symmetry % 4), axes=(-2, -1))
+        values = values.flip(-1)
+    return torch.rot90(values, -(symmetry % 4), dims=(-2, -1))
 
 
-def _turn_vectors(vectors: NDArray[np.float64], symmetry: int) -> NDArray[np.float64]:
-    """Vectors (..., 2) under the same symmetry as `_turn_raster`."""
+def turn_back(values: Tensor, symmetry: int) -> Tensor:
+    """The inverse of `turn_raster`."""
+    values = torch.rot90(values, symmetry % 4, dims=(-2, -1))
+    return values.flip(-1) if symmetry >= SYMMETRIES // 2 else values
+
+
+def turn_vectors(vectors: NDArray[np.float64], symmetry: int) -> NDArray[np.float64]:
+    """Vectors (..., 2) under the same symmetry as `turn_raster`."""
     x, y = vectors[..., 0], vectors[..., 1]
     if symmetry >= SYMMETRIES // 2:
         x = -x

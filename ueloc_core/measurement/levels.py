@@ -173,6 +173,11 @@ class LevelLikelihood:
         self._common_variance = shadow.inter_site * shadow.sigma_db**2 + map_error.common_db**2
         self._site_variance = (1 - shadow.inter_site) * shadow.sigma_db**2 + map_error.site_db**2
 
+    @property
+    def shared_variances(self) -> tuple[float, float]:
+        """Variances [dB2] of what all sectors share at a place, and of what a site's share."""
+        return float(self._gain_variance + self._common_variance), float(self._site_variance)
+
     # -- one sector -----------------------------------------------------------------------
 
     def mean_and_spread(self, maps: LevelMaps) -> tuple[Tensor, Tensor, Tensor]:

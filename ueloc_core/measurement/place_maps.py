@@ -117,7 +117,7 @@ class PlaceMaps:
             rows = place[chosen]
             for values, layer in zip(found, layers, strict=True):
                 values[sector, rows] = layer[sector][source][chosen[target]]
-        return self._level_maps(*(torch.from_numpy(v)[None] for v in found))
+        return self.level_maps(*(torch.from_numpy(v)[None] for v in found))
 
     def levels_at(self, x_m: NDArray[np.float64], y_m: NDArray[np.float64]) -> LevelMaps:
         """Levels of all sectors at points [m], each a row of its own, one place a row."""
@@ -130,9 +130,10 @@ class PlaceMaps:
             at = (sector, *window.indices(x_m[inside], y_m[inside]))
             for values, layer in zip(found, layers, strict=True):
                 values[inside, sector, 0] = layer[at]
-        return self._level_maps(*(torch.from_numpy(v) for v in found))
+        return self.level_maps(*(torch.from_numpy(v) for v in found))
 
-    def _level_maps(self, rsrp: Any, error: Any, noise: Any) -> LevelMaps:
+    def level_maps(self, rsrp: Any, error: Any, noise: Any) -> LevelMaps:
+        """Levels [dBm], their errors and their noise [dB] put together; unknown noise filled in."""
         unknown = float(
             np.hypot(
                 self.settings.terminal.level_sigma_db,

@@ -25,7 +25,7 @@ from ueloc_core.measurement.accuracy import (
     timing_sigma_ns,
 )
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.bins import bin_probability, widened
+from ueloc_core.measurement.bins import bin_probability, normal_cdf, widened
 from ueloc_core.measurement.level_tables import Groups
 from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING
@@ -42,6 +42,7 @@ _LEAST = 1e-30
 _FAR_NS = 1e6
 _DETOUR = 1.3  # a path that no map knows is this much longer than the straight line
 _UNKNOWN_NS = 300.0  # and that uncertain
+_ROOT_2, _ROOT_2PI = math.sqrt(2.0), math.sqrt(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ class DelayMaps:
     def delay_ns(self) -> Tensor:
         """The mapped delay, or that of a detour where none is known, shape (report, place)."""
         return torch.where(self.known, self.first_arrival_ns, _DETOUR * self.straight_ns)
+
+
+def _late_part(value: Any, loc: Any, sigma: Any, mean: float) -> Tensor:
+    """``exp(s^2 / 2 - s z) Phi(z - s)`` of ``z = (value - loc) / sigma``, ``s = sigma / mean``.
+
+    Over the mean it is the density of a Gaussian with an exponential excess.
+    """
+    z, ratio = (value - loc) / sigma, sigma / mean
+    over = z - ratio
+    near = torch.exp(ratio**2 / 2 - ratio * z.clamp_min(ratio)) * normal_cdf(over.clamp_min(0.0))
+    below = 0.5 * torch.exp(-0.5 * z**2) * torch.special.erfcx(-over.clamp_max(0.0) / _ROOT_2)
+    return torch.where(over > 0, near, below)
+
+
+def _late_distribution(value: Any, loc: Any, sigma: Any, mean: float) -> Tensor:
+    """Distribution function of a Gaussian with an exponential excess."""
+    return normal_cdf((value - loc) / sigma) - _late_part(value, loc, sigma, mean)
 
 
 class TimingLikelihood:
@@ -179,6 +197,84 @@ class TimingLikelihood:
         mapped = (1 - tail) * given(error.delay_core_ns) + tail * given(error.delay_tail_ns)
         value = torch.where(maps.known, mapped, given(_UNKNOWN_NS))
         return value.clamp_min(_LEAST).log()
+
+    def closed(self, reports: ReportBatch, maps: DelayMaps, uplink_sinr_db: Tensor) -> Tensor:
+        """The same in closed form, many reports at many places at once, shape (n, place).
+
+        A Gaussian error with an exponential excess has an elementary distribution. Where both
+        fields are reported the timing advance is taken as one of a path of the offset's length:
+        the map's error is far larger than the noise of either.
+        """
+        on_time, late = self.in_time_and_late(reports, maps.delay_ns, maps.known, uplink_sinr_db)
+        late_share = self.late_share(maps.line_of_sight.nan_to_num(0.0))
+        value = torch.lerp(on_time, late, late_share).clamp_min(_LEAST).log()
+        return torch.where((reports.ta != MISSING)[:, None], value, 0.0)
+
+    def in_time_and_late(
+        self,
+        reports: ReportBatch,
+        delay_ns: Tensor,
+        known: Tensor,
+        uplink_sinr_db: Tensor,
+        further_ns: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Probability of the timing fields of first and of late paths, shape (n, place) each.
+
+        Parameters
+        ----------
+        reports
+            n reports with a timing advance.
+        delay_ns, known
+            Delays [ns], and whether the map knows them, shape (n, place).
+        uplink_sinr_db
+            Shape (n,).
+        further_ns
+            Standard deviation of a further error of the delay [ns].
+        """
+        error = self.map_error
+        clock = math.hypot(self.settings.terminal.clock_sigma_ns, further_ns)
+        unknown_ns = math.hypot(clock, _UNKNOWN_NS)
+
+        def given(sigma_ns: float) -> tuple[Tensor, Tensor]:
+            wider = torch.where(known, math.hypot(clock, sigma_ns), unknown_ns)
+            return self._in_time_and_late(reports, delay_ns, uplink_sinr_db, wider)
+
+        on_time, late = given(error.delay_core_ns)
+        wrong = error.delay_tail_share
+        if wrong > 0:
+            others = given(error.delay_tail_ns)
+            on_time, late = (
+                torch.lerp(on_time, others[0], wrong),
+                torch.lerp(late, others[1], wrong),
+            )
+        return on_time, late
+
+    def _in_time_and_late(
+        self, reports: ReportBatch, delay_ns: Tensor, uplink_sinr_db: Tensor, wider_ns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Probability of both fields of first and of late paths, shape of `delay_ns`."""
+        coarse, fine = (v.to(delay_ns.dtype)[:, None] for v in self.sigmas_ns(uplink_sinr_db))
+        trip, step, mean = 2.0 * delay_ns, self.step_ns, 2.0 * self.settings.timing.late_mean_ns
+        ta = reports.ta[:, None].to(delay_ns.dtype)
+        offset = reports.ta_offset[:, None]
+        both = offset != INT16_MISSING
+        low = torch.where(ta <= 0, -_FAR_NS, (ta - 0.5) * step)
+        high = torch.where(ta >= TIMING_ADVANCE_LAST, 10 * _FAR_NS, (ta + 0.5) * step)
+        error = (2.0 * wider_ns) ** 2
+        sigma = (coarse**2 + error) ** 0.5
+        on_time = bin_probability(low, high, trip, sigma)
+        late = _late_distribution(high, trip, sigma, mean) - _late_distribution(
+            low, trip, sigma, mean
+        )
+        if bool(both.any()):
+            middle = offset + ta * step
+            narrow = (fine**2 + error) ** 0.5
+            given = bin_probability(low, high, middle, coarse)
+            density = torch.exp(-0.5 * ((middle - trip) / narrow) ** 2) / narrow / _ROOT_2PI
+            excess = _late_part(middle, trip, narrow, mean) / mean
+            on_time = torch.where(both, given * density, on_time)
+            late = torch.where(both, given * excess, late)
+        return on_time, late.clamp_min(0.0)
 
     def track_log_prob(
         self,

@@ -1,0 +1,422 @@
+"""How likely a report is at the places that a locator looks at: Bayes' rule, in a few operations.
+
+The measurement model integrates what levels share on a fine grid of shifts and looks every
+sector up at every place. Here the heard sectors alone are looked at, the others through one sum
+over all of them; a bin's probability is a density; and the shifts are as coarse as the spread
+of a level allows. What is left of the difference is for the network to learn: every spread, every
+bias and every weight may be moved by it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ueloc_core.localization.block_grid import take
+from ueloc_core.localization.level_blocks import NODE_DB, LevelBlocks
+from ueloc_core.localization.map_blocks import MapBlocks
+from ueloc_core.localization.serving_blocks import DELAY_STEP_NS, DELAYS
+from ueloc_core.localization.silence import log_silence
+from ueloc_core.measurement.accuracy import uplink_sinr_db
+from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.levels import LevelLikelihood
+from ueloc_core.measurement.model import MeasurementModel
+from ueloc_core.measurement.reports import MISSING
+
+_BIN_VARIANCE = 1.0 / 12.0  # of a code's bin [dB2]
+_LEAST = 1e-20
+_REACH = 2.6  # standard deviations of the shifts
+_SILENT_DB = 8.0  # between the shifts at which silence is evaluated
+_BLOCK_NS = 30.0  # scatter of delays within a block
+_LEAST_BLOCK = -12.0  # nats: a block's middle does not stand for all of its cells
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The shifts of levels that are summed over, at multiples of one step.
+
+    Attributes
+    ----------
+    step_db
+        Step [dB].
+    common, own
+        Logarithms of the weights of what all sectors share, and weights of what a site shares;
+        both symmetric around 0.
+    own_variance
+        Variance of the latter [dB2], for sites of which one sector is heard.
+    """
+
+    step_db: float
+    common: Tensor
+    own: Tensor
+    own_variance: float
+
+    @classmethod
+    def of(cls, levels: LevelLikelihood, step_db: float, reach: float = _REACH) -> "Shifts":
+        """Those of a model, as coarse as asked for."""
+        common, own = levels.shared_variances
+
+        def weights(variance: float) -> Tensor:
+            sigma = math.sqrt(variance)
+            count = math.ceil(reach * sigma / step_db - 0.5) if sigma > 0.3 * step_db else 0
+            offset = step_db * torch.arange(-count, count + 1)
+            return torch.softmax(-0.5 * (offset / max(sigma, 1e-6)) ** 2, dim=0)
+
+        return cls(step_db, weights(common).log(), weights(own), own)
+
+    def to(self, device: torch.device) -> "Shifts":
+        """On a device."""
+        return Shifts(self.step_db, self.common.to(device), self.own.to(device), self.own_variance)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The heard sectors of a batch one after the other, those alone at their site first.
+
+    Attributes
+    ----------
+    report, slot
+        Where each stands, shape (pair,).
+    single
+        How many are alone at their site.
+    group
+        Number of the site of each of the others, shape (pair - single,).
+    group_report
+        Report of each such site, shape (group,).
+    """
+
+    report: Tensor
+    slot: Tensor
+    single: int
+    group: Tensor
+    group_report: Tensor
+
+    @classmethod
+    def of(cls, sector: Tensor, site: Tensor, *, apart: bool = False) -> "Pairs":
+        """Pairs of sectors (report, slot), -1 where empty; `apart` takes each for alone."""
+        heard = sector >= 0
+        own = torch.where(heard, site[sector.clamp_min(0)], -1)
+        same = (own[:, :, None] == own[:, None, :]) & heard[:, :, None] & heard[:, None, :]
+        alone = heard & ((same.sum(dim=2) == 1) | apart)
+        report, slot = torch.nonzero(alone, as_tuple=True)
+        many_report, many_slot = torch.nonzero(heard & ~alone, as_tuple=True)
+        first = same.int().argmax(dim=2)[many_report, many_slot]  # the site's first slot
+        key = many_report * sector.shape[1] + first
+        found, group = torch.unique(key, return_inverse=True)
+        return cls(
+            torch.cat([report, many_report]),
+            torch.cat([slot, many_slot]),
+            len(report),
+            group,
+            found // sector.shape[1],
+        )
+
+
+@dataclass(frozen=True)
+class PairMaps:
+    """What the maps say about pairs at places, shape (pair, place) each."""
+
+    mean_dbm: Tensor
+    spread_db: Tensor
+    tail_share: Tensor
+
+    @classmethod
+    def cells(cls, levels: LevelBlocks, rows: Tensor) -> "PairMaps":
+        """At all cells of blocks; `rows` of the tables, shape (pair, block)."""
+        return cls(
+            take(levels.mean_dbm, rows).flatten(1),
+            take(levels.spread_db, rows).flatten(1).float(),
+            take(levels.tail_share, rows).flatten(1).float(),
+        )
+
+
+class ClassTables:
+    """Evidence of each heard sector, less that of its silence, by the class of its level.
+
+    Parameters
+    ----------
+    maps
+        The maps that define the classes, and the model of levels.
+    shifts
+        Shared errors.
+    pairs, level_dbm
+        Heard sectors, each taken for alone at its site, and their reported levels.
+    ceilings_dbm
+        As of `LevelLikelihood.ceilings`, shape (report, 2).
+    widen
+        Factor of the spread of each reported level, shape (pair,).
+    """
+
+    def __init__(
+        self,
+        maps: LevelBlocks,
+        shifts: Shifts,
+        pairs: Pairs,
+        level_dbm: Tensor,
+        ceilings_dbm: Tensor,
+        widen: Tensor,
+    ) -> None:
+        self.shifts, self.maps, self.pairs = shifts, maps, pairs
+        mean, spread, share = maps.class_levels()
+        found = _log_prob(
+            maps.levels,
+            level_dbm[:, None, None] - mean,
+            (spread * widen[:, None, None]) ** 2 + _BIN_VARIANCE + shifts.own_variance,
+            share,
+            torch.zeros(1, device=mean.device),
+        )[..., 0]
+        # that a heard sector is silent is in the sum over all of them
+        own = ceilings_dbm[pairs.report][:, None, None]
+        found = found - log_silence(maps.levels, own, mean, spread, share)
+        count = len(shifts.common) // 2
+        self._step = torch.arange(-count, count + 1, device=mean.device)
+        self._pad = round(count * shifts.step_db / NODE_DB)
+        self._nodes = mean.shape[1]
+        self._table = torch.nn.functional.pad(found, (self._pad, self._pad), mode="replicate")
+        shift = shifts.step_db * self._step
+        self._ceilings_dbm = ceilings_dbm[:, None] - shift[:, None]
+
+    def at(self, classes: Tensor, ground: Tensor) -> Tensor:
+        """Log-likelihood of all levels and silences, (report, block) or (report, block, cell).
+
+        Parameters
+        ----------
+        classes
+            Shape (pair, block) or (pair, block, cell).
+        ground
+            Rows of the ground's tables, shape (report, block).
+        """
+        flat, count = self._table.flatten(), len(self.pairs.report)
+        classes = classes.int()
+        row = torch.div(classes, self._nodes, rounding_mode="floor")
+        first = self._table[0].numel() * torch.arange(count, device=classes.device)
+        first = first.int().reshape(-1, *([1] * (classes.ndim - 1))) + self._pad
+        index = classes + 2 * self._pad * row + first
+        silence = self.maps.silence.at(self._ceilings_dbm, ground)
+        silence = silence.reshape(*silence.shape, *([1] * (classes.ndim - 2)))
+        of_shift = []
+        for k, step in enumerate(self._step.tolist()):
+            found = take(flat, index + round(step * self.shifts.step_db / NODE_DB))
+            total = found.new_zeros(len(ground), *classes.shape[1:])
+            total = total.index_add(0, self.pairs.report, found)
+            of_shift.append(total + silence[:, k] + self.shifts.common[k])
+        return torch.stack(of_shift).logsumexp(dim=0)
+
+
+def unheard_silence(
+    maps: MapBlocks,
+    shifts: Shifts,
+    sector: Tensor,
+    ceilings_dbm: Tensor,
+    row: Tensor,
+    column: Tensor,
+    ground: Tensor,
+    count: int,
+) -> Tensor:
+    """Log-probability that the strongest sectors of blocks that are not heard are not reported.
+
+    It is evaluated at three shifts, because it is as smooth as a level's spread.
+
+    Parameters
+    ----------
+    maps, shifts
+        The maps, and shared errors.
+    sector
+        Heard sectors, shape (report, slot).
+    ceilings_dbm
+        As of `LevelLikelihood.ceilings`, shape (report, 2).
+    row, column, ground
+        Blocks, and their rows of the ground's tables, shape (report, block).
+    count
+        How many of each block's strongest sectors are looked at.
+
+    Returns
+    -------
+    Tensor
+        Shape (report, block * cell, shift).
+    """
+    levels = maps.levels
+    strongest = take(levels.ranked, ground)  # (report, block, rank)
+    heard = (strongest[..., None] == sector[:, None, None]).any(dim=3)
+    rank = torch.arange(heard.shape[2], device=row.device) + heard.shape[2] * heard
+    first = rank.topk(min(count, heard.shape[2]), dim=2, largest=False).indices
+    other = torch.where(heard, -1, strongest).gather(2, first)
+    rows = maps.grid.rows(other, row[..., None], column[..., None])
+    seen = PairMaps.cells(levels, rows.flatten(1))
+    offset = _SILENT_DB * torch.tensor([-1.0, 0.0, 1.0], device=row.device)
+    under = ceilings_dbm[:, None, None] - offset[:, None]  # (report, 1, shift, 2)
+    own = [v[..., None] for v in (seen.mean_dbm, seen.spread_db, seen.tail_share)]
+    found = log_silence(levels.levels, under, *own)
+    found = found.reshape(*rows.shape, -1, found.shape[-1])
+    found = torch.where((other >= 0)[..., None, None], found, 0.0).sum(dim=2).flatten(1, 2)
+    half = len(shifts.common) // 2
+    place = shifts.step_db / _SILENT_DB * torch.arange(-half, half + 1, device=row.device)
+    # the parabola through three shifts, straight beyond them
+    inner = place.clamp(-1, 1)
+    weights = [inner * (inner - 1) / 2, 1 - inner**2, inner * (inner + 1) / 2]
+    return found @ torch.stack(weights)
+
+
+def level_evidence(
+    levels: LevelLikelihood,
+    shifts: Shifts,
+    pairs: Pairs,
+    maps: PairMaps,
+    level_dbm: Tensor,
+    silence: Tensor,
+) -> Tensor:
+    """Log-likelihood of the reported levels and of the silence of all others, (report, place).
+
+    Parameters
+    ----------
+    levels
+        The model: tail and losses.
+    shifts
+        Shared errors.
+    pairs, maps
+        Heard sectors and their maps at the places; the spread may differ from the model's.
+    level_dbm
+        Reported level of each pair, shape (pair,).
+    silence
+        Log-probability that the others are not reported, at all shifts, shape (report, place,
+        shift).
+    """
+    count = len(shifts.common) // 2
+    reach = count + len(shifts.own) // 2
+    difference = level_dbm[:, None] - maps.mean_dbm
+    variance = maps.spread_db**2 + _BIN_VARIANCE
+    total = silence
+    single = slice(pairs.single)
+    if pairs.single:
+        found = _log_prob(
+            levels,
+            difference[single],
+            variance[single] + shifts.own_variance,
+            maps.tail_share[single],
+            shifts.step_db * torch.arange(-count, count + 1, device=total.device),
+        )
+        total = total.index_add(0, pairs.report[single], found)
+    if len(pairs.group):
+        several = slice(pairs.single, None)
+        found = _log_prob(
+            levels,
+            difference[several],
+            variance[several],
+            maps.tail_share[several],
+            shifts.step_db * torch.arange(-reach, reach + 1, device=total.device),
+        )
+        of_site = found.new_zeros(len(pairs.group_report), *found.shape[1:])
+        of_site = of_site.index_add(0, pairs.group, found)
+        total = total.index_add(0, pairs.group_report, _smoothed(of_site, shifts.own))
+    return (total + shifts.common).logsumexp(dim=2)
+
+
+def _log_prob(
+    levels: LevelLikelihood, difference: Tensor, variance: Tensor, tail_share: Tensor, shift: Tensor
+) -> Tensor:
+    """Log-density of levels around shifted means, shape (pair, place, shift)."""
+    error = levels.map_error
+    off = difference[..., None] - shift
+    precision = 1 / variance
+    scale = (1 - tail_share) * precision.sqrt()
+    density = scale[..., None] * torch.exp(-0.5 * precision[..., None] * off**2)
+    if not levels.has_no_tail:
+        precision = 1 / (variance + float(error.tail_db) ** 2)
+        scale = tail_share * precision.sqrt()
+        off = off - float(error.tail_bias_db)
+        density = density + scale[..., None] * torch.exp(-0.5 * precision[..., None] * off**2)
+    return density.clamp_min(_LEAST).log() - _HALF_LOG_2PI
+
+
+def _smoothed(of_site: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the mean over a site's own shift; the outer shifts fall away."""
+    peak = of_site.detach().amax(dim=-1, keepdim=True)
+    inner = of_site.shape[-1] - len(weights) + 1
+    kernel = of_site.new_zeros(of_site.shape[-1], inner)
+    for k in range(inner):
+        kernel[k : k + len(weights), k] = weights
+    return ((of_site - peak).exp() @ kernel).clamp_min(1e-30).log() + peak
+
+
+def serving_evidence(
+    model: MeasurementModel,
+    maps: MapBlocks,
+    reports: ReportBatch,
+    row: Tensor,
+    column: Tensor,
+    cell: Tensor,
+    *,
+    timing: bool = True,
+    directions: bool = True,
+) -> Tensor:
+    """Log-likelihood of timing, angle and beams at cells of blocks, shape (report, block * k).
+
+    Parameters
+    ----------
+    model
+        The measurement model.
+    maps, row, column, cell
+        As of `ServingBlocks.maps`.
+    reports
+        The reports; where nothing is told the value is 0.
+    timing, directions
+        Whether timing, and angle and beams, are part of it.
+    """
+    beams = (reports.beam[:, 0] != MISSING) & (reports.rsrp[:, 0] != MISSING) & directions
+    told = (reports.aoa != MISSING) & directions
+    told = told | (reports.ta != MISSING) if timing else told
+    value = torch.zeros(len(reports), cell.shape[1] * cell.shape[2], device=row.device)
+    for chosen, with_beams in ((told & ~beams, False), (beams, True)):
+        n = torch.nonzero(chosen)[:, 0]
+        if not len(n):
+            continue
+        some = reports[n]
+        at = maps.serving.maps(some.sector[:, 0], row[n], column[n], cell[n], beams=with_beams)
+        sinr = uplink_of(model, some, at.reference_dbm)
+        found = torch.zeros(len(n), value.shape[1], device=row.device)
+        if directions:
+            found = found + model.directions(some, at, sinr)
+        if timing:
+            found = found + model.timing.closed(some, at.delays, sinr)
+        value[n] = found.to(value.dtype)
+    return value
+
+
+def block_timing(
+    model: MeasurementModel, maps: MapBlocks, reports: ReportBatch, rows: Tensor
+) -> Tensor:
+    """Log-likelihood of timing in the middle of blocks, shape (report, block).
+
+    Parameters
+    ----------
+    rows
+        Rows of the serving sectors' tables, shape (report, block).
+    """
+    value = torch.zeros(rows.shape, device=rows.device)
+    n = torch.nonzero(reports.ta != MISSING)[:, 0]
+    if not len(n):
+        return value
+    some, serving = reports[n], reports.sector[n, 0]
+    delay = DELAY_STEP_NS * torch.arange(DELAYS, device=rows.device, dtype=torch.float32)
+    nodes = torch.cat([delay, delay]).expand(len(n), -1)
+    known = torch.arange(2 * DELAYS, device=rows.device) < DELAYS
+    sinr = uplink_of(model, some, maps.serving.reference_dbm[serving])
+    tables = model.timing.in_time_and_late(some, nodes, known, sinr, _BLOCK_NS)
+    flat = torch.stack(tables, dim=2).flatten(0, 1)  # (report * class, 2)
+    first = 2 * DELAYS * torch.arange(len(n), device=rows.device)[:, None]
+    found = take(flat, first + take(maps.serving.block_delay, rows[n]).long())
+    late = model.timing.late_share(take(maps.serving.block_sight, rows[n]))
+    told = torch.lerp(found[..., 0], found[..., 1], late).clamp_min(1e-30).log()
+    value[n] = told - told.amax(dim=1, keepdim=True)
+    return value.clamp_min(_LEAST_BLOCK)
+
+
+def uplink_of(model: MeasurementModel, reports: ReportBatch, reference_dbm: Tensor) -> Tensor:
+    """Expected uplink SINR [dB] of reports, shape (report,)."""
+    level = reports.level_dbm[:, 0].nan_to_num(model.settings.detection_threshold_dbm)
+    expected: Tensor = uplink_sinr_db(
+        level, reference_dbm, model.settings.terminal.power_dbm, model.radio.numerology
+    )
+    return expected
