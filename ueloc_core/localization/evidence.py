@@ -340,6 +340,27 @@ def _smoothed(of_site: Tensor, weights: Tensor) -> Tensor:
     return ((of_site - peak).exp() @ kernel).clamp_min(1e-30).log() + peak
 
 
+@dataclass(frozen=True)
+class Told:
+    """Log-likelihood of what a report tells of its serving sector, shape (report, place) each.
+
+    Attributes
+    ----------
+    timing
+        Of the timing advance and its offset.
+    directions
+        Of the angle of arrival and the beams.
+    """
+
+    timing: Tensor
+    directions: Tensor
+
+    @property
+    def both(self) -> Tensor:
+        """Their sum."""
+        return self.timing + self.directions
+
+
 def serving_evidence(
     model: MeasurementModel,
     maps: MapBlocks,
@@ -349,9 +370,8 @@ def serving_evidence(
     cell: Tensor,
     *,
     timing: bool = True,
-    directions: bool = True,
-) -> Tensor:
-    """Log-likelihood of timing, angle and beams at cells of blocks, shape (report, block * k).
+) -> Told:
+    """Log-likelihood of timing, angle and beams at cells of blocks; places are block by block.
 
     Parameters
     ----------
@@ -361,13 +381,16 @@ def serving_evidence(
         As of `ServingBlocks.maps`.
     reports
         The reports; where nothing is told the value is 0.
-    timing, directions
-        Whether timing, and angle and beams, are part of it.
+    timing
+        Whether timing is asked for; it is 0 otherwise.
     """
-    beams = (reports.beam[:, 0] != MISSING) & (reports.rsrp[:, 0] != MISSING) & directions
-    told = (reports.aoa != MISSING) & directions
-    told = told | (reports.ta != MISSING) if timing else told
-    value = torch.zeros(len(reports), cell.shape[1] * cell.shape[2], device=row.device)
+    beams = (reports.beam[:, 0] != MISSING) & (reports.rsrp[:, 0] != MISSING)
+    aimed = (reports.aoa != MISSING) | beams
+    told = aimed | (reports.ta != MISSING) if timing else aimed
+    count = cell.shape[1] * cell.shape[2]
+    of_timing, of_directions = (
+        torch.zeros(len(reports), count, device=row.device) for _ in range(2)
+    )
     for chosen, with_beams in ((told & ~beams, False), (beams, True)):
         n = torch.nonzero(chosen)[:, 0]
         if not len(n):
@@ -375,13 +398,11 @@ def serving_evidence(
         some = reports[n]
         at = maps.serving.maps(some.sector[:, 0], row[n], column[n], cell[n], beams=with_beams)
         sinr = uplink_of(model, some, at.reference_dbm)
-        found = torch.zeros(len(n), value.shape[1], device=row.device)
-        if directions:
-            found = found + model.directions(some, at, sinr)
+        if bool(aimed[n].any()):
+            of_directions[n] = model.directions(some, at, sinr).float()
         if timing:
-            found = found + model.timing.closed(some, at.delays, sinr)
-        value[n] = found.to(value.dtype)
-    return value
+            of_timing[n] = model.timing.closed(some, at.delays, sinr).float()
+    return Told(of_timing, of_directions)
 
 
 def block_timing(

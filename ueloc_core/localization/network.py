@@ -46,7 +46,7 @@ _HALF = 2  # blocks a side of a trunk cell
 _QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
 _NOWHERE = -18.0  # log-mass of a cell indoors, against one outdoors
 _COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
-_EXAMINED = 384  # blocks whose cells are looked at before the candidates are chosen
+_EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
 _DIRECTED = 512  # blocks at which angles and beams are looked at
 _LEAST_TOLD = -12.0
 _OTHERS = 8  # of the strongest unreported sectors, at the candidates
@@ -101,7 +101,7 @@ class PosteriorNetwork(nn.Module):
     """
 
     def __init__(
-        self, channels: int, components: int, candidates: int = 48, inputs: str = "all"
+        self, channels: int, components: int, candidates: int = 32, inputs: str = "all"
     ) -> None:
         super().__init__()
         if inputs not in INPUTS:
@@ -243,9 +243,11 @@ class PosteriorNetwork(nn.Module):
         if heard is not None:
             value = value + self.residuals(batch, tokens, *heard)
         value = nn.functional.gelu(turned(value, batch.symmetry))
-        value = self.attention(value, tokens, batch.present)
+        wide = nn.functional.avg_pool2d(value, _HALF, ceil_mode=True)
+        wide = self.attention(wide, tokens, batch.present)
         for block in self.blocks:
-            value = block(value)
+            wide = block(wide)
+        value = value + nn.functional.interpolate(wide, size=value.shape[-2:], mode="bilinear")
         return turned(value, batch.symmetry, back=True)
 
     def _of_blocks(self, features: Tensor, kind: int) -> Tensor:
@@ -290,15 +292,11 @@ class PosteriorNetwork(nn.Module):
                 maps, shifts, reports.sector, batch.ceilings_dbm, *blocks, _OTHERS
             )
             every = torch.arange(CELLS, device=chosen.device).expand(*chosen.shape, CELLS)
-            told = serving_evidence(
-                batch.model, maps, reports, ground.row, ground.column, every, directions=False
-            )
-            aimed = serving_evidence(
-                batch.model, maps, reports, ground.row, ground.column, every, timing=False
-            )
+            told = serving_evidence(batch.model, maps, reports, ground.row, ground.column, every)
         value = level_evidence(levels, shifts, pairs, seen, reported, silence)
         value = levels.map_error.level_exponent * moves.levels[:, None] * value
-        value = value + moves.timing[:, None] * told + moves.directions[:, None] * aimed
+        value = value + moves.timing[:, None] * told.timing
+        value = value + moves.directions[:, None] * told.directions
         value = value.reshape(*chosen.shape, CELLS)
         middle = value.detach().amax(dim=2, keepdim=True)
         value = middle + (value - middle) * sharpen.clamp(-1.5, 1.5).exp()[..., None]
@@ -382,7 +380,7 @@ def _directed(batch: WindowBatch, moves: _Moves, ground: _Ground, logit: Tensor)
         cell = take(batch.maps.centre, near.row_of)[..., None]
         value = serving_evidence(
             batch.model, batch.maps, reports[n], near.row, near.column, cell, timing=False
-        )
+        ).directions
         value = (value - value.amax(dim=1, keepdim=True)).clamp_min(_LEAST_TOLD)
     found = some.gather(1, chosen) + moves.directions[n, None] * value
     return logit.index_copy(0, n, _put(some, chosen, found))
@@ -465,9 +463,9 @@ class _Residuals(nn.Module):
         self.outward = nn.Conv2d(channels, channels, 1)
 
     def forward(self, batch: WindowBatch, tokens: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
-        """Shape (report, channel, side, side), at every second block."""
-        side = batch.blocks
-        grid = rows.reshape(-1, side, side)[:, ::_HALF, ::_HALF].flatten(1)
+        """Shape (report, channel, side, side) of the trunk; read at every fourth block."""
+        side, step = batch.blocks, _HALF**2
+        grid = rows.reshape(-1, side, side)[:, ::step, ::step].flatten(1)
         maps, at = batch.maps.levels, (pairs.report, pairs.slot)
         level = batch.reports.level_dbm.nan_to_num(0.0)[at]
         mapped, spread = (take(v, grid) for v in (maps.block_mean_dbm, maps.block_spread_db))
@@ -486,9 +484,9 @@ class _Residuals(nn.Module):
         hidden = nn.functional.relu(self.inward(features) * (1 + scale) + shift)
         total = hidden.new_zeros(len(batch), *hidden.shape[1:])
         total = total.index_add(0, pairs.report, hidden) / 4
-        total = total.transpose(1, 2).reshape(len(batch), -1, side // _HALF, side // _HALF)
+        total = total.transpose(1, 2).reshape(len(batch), -1, -(-side // step), -(-side // step))
         found: Tensor = self.outward(total)
-        return found
+        return nn.functional.interpolate(found, size=(side // _HALF, side // _HALF))
 
 
 class _MapAttention(nn.Module):

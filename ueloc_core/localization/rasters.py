@@ -88,5 +88,5 @@ def evidence_raster(batch: WindowBatch) -> Tensor:
         found = serving_evidence(
             batch.model, batch.maps, batch.reports, row[:, part], column[:, part], cell[:, part]
         )
-        parts.append(found.reshape(len(batch), -1, CELLS))
+        parts.append(found.both.reshape(len(batch), -1, CELLS))
     return to_raster(torch.cat(parts, dim=1), batch.blocks)
