@@ -26,6 +26,7 @@ from ueloc_core.city_files import (
     read_city_file,
 )
 from ueloc_core.city_sections import (
+    AblationsConfig,
     EvaluationConfig,
     GridConfig,
     RadioConfig,
@@ -82,6 +83,7 @@ class City(Section):
     splits: SplitsConfig = SplitsConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    ablations: AblationsConfig = AblationsConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "City":

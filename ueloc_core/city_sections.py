@@ -1,7 +1,7 @@
 """Sections of a city file: one frozen model each, checked by pydantic."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,10 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 CellRadio = Literal["NR", "LTE", "UMTS", "CDMA", "GSM"]
+AblationName = Literal[
+    "no_maps", "no_residuals", "no_physics", "no_coarse", "no_fine", "single_component",
+    "levels_only", "levels_and_phy", "refined", "refined_always",
+]  # fmt: skip
 RoadClass = Literal[
     "path", "service", "residential", "tertiary", "secondary", "primary", "trunk", "motorway"
 ]
@@ -262,3 +266,22 @@ class EvaluationConfig(Section):
     path_traced_reports: Annotated[int, Field(ge=16)] = 240
     locunet: bool = False
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
+
+
+class AblationsConfig(Section):
+    """Networks with something left out, beside a whole one (docs/ablations.md).
+
+    All are trained alike, ``epochs`` x ``reports_per_epoch`` reports, and tested on the same
+    ``max_reports`` reports. ``variants`` are those to try; the whole one is always there.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 2
+    reports_per_epoch: Annotated[int, Field(ge=16)] = 1600
+    max_reports: Annotated[int, Field(ge=1)] = 300
+    variants: tuple[AblationName, ...] = get_args(AblationName)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> "AblationsConfig":
+        if twice := sorted({name for name in self.variants if self.variants.count(name) > 1}):
+            raise ValueError(f"ablations.variants names {', '.join(twice)} twice")
+        return self
