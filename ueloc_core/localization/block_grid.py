@@ -80,6 +80,27 @@ class BlockGrid:
         found = (sector * self.side + r) * self.side + c
         return torch.where(inside, found, self.nowhere)
 
+    def square_rows(self, sector: Tensor, corner: Tensor, blocks: int) -> Tensor:
+        """Rows of sectors' tables at all blocks of square windows, shape (n, blocks squared).
+
+        Parameters
+        ----------
+        sector
+            Shape (n,), none empty.
+        corner
+            Row and column of the windows' first blocks, shape (n, 2).
+        blocks
+            Side of the windows.
+        """
+        first = (corner - self.corner[sector])[..., None]
+        own = (first + torch.arange(blocks, device=first.device)).int()  # (n, 2, block)
+        inside = (own >= 0) & (own < self.side)
+        row = (sector[:, None] * self.side + own[:, 0]).int() * self.side
+        row = torch.where(inside[:, 0], row, self.nowhere * 2)
+        column = torch.where(inside[:, 1], own[:, 1], self.nowhere * 2)
+        # what is outside in either direction comes to more than the last row
+        return (row[:, :, None] + column[:, None]).clamp_max(self.nowhere).flatten(1)
+
     def ground_rows(self, row: Tensor, column: Tensor) -> Tensor:
         """Rows of the ground's tables for blocks of any shape."""
         r, c = row - self._ground[0], column - self._ground[1]

@@ -134,12 +134,14 @@ class PosteriorNetwork(nn.Module):
         outdoor = take(batch.maps.outdoor, ground.row_of)
         if self.inputs == "no_maps":
             outdoor = torch.ones_like(outdoor)
-        coarse, features = self._coarse(batch, tokens, moves, ground, outdoor)
+        coarse, features, moved = self._coarse(batch, tokens, moves, ground, outdoor)
         outside = self.outside(pooled) - 5.0
         coarse_mass = _with_outside(coarse, outside)
         count = min(self.candidates, coarse.shape[1])
         chosen = coarse.detach().topk(count, dim=1).indices
-        cells, at_block = self._cells(batch, moves, ground.at(chosen), features, chosen)
+        at_block = _features_at(features, chosen, batch.blocks)
+        own = take_rows(moved.transpose(1, 2), chosen)
+        cells = self._cells(batch, moves, ground.at(chosen), own)
         inside = take_rows(outdoor, chosen)
         cells = cells + torch.where(inside, 0.0, _NOWHERE)
         mass, mean, covariance = self._moments(batch, cells, at_block, coarse, chosen)
@@ -172,18 +174,20 @@ class PosteriorNetwork(nn.Module):
         moves: _Moves,
         ground: _Ground,
         outdoor: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Log-mass of all blocks (report, block), and the map encoder's features."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mass of all blocks (report, block), the map encoder's features, and corrections."""
         open_cells = outdoor.sum(dim=2)
         prior = torch.where(open_cells > 0, open_cells.clamp_min(1).log(), _NOWHERE)
         if self.inputs != "all":
             features = self._trunk(batch, tokens, prior, prior, ground)
-            return prior + self._of_blocks(features, 0), features
+            moved = self._of_blocks(features)
+            return prior + moved[:, 0], features, moved
         pairs = Pairs.of(batch.reports.sector, batch.maps.site, apart=True)
         tables = self._tables(batch, moves, pairs)
-        rows = _pair_rows(batch, pairs, ground)
+        sector = batch.reports.sector
+        rows = _window_rows(batch, sector[pairs.report, pairs.slot], pairs.report)
         levels = tables.at(take(batch.maps.levels.block_class, rows), ground.row_of)
-        own = batch.maps.grid.rows(batch.reports.sector[:, :1], ground.row, ground.column)
+        own = _window_rows(batch, sector[:, 0], torch.arange(len(batch), device=sector.device))
         with torch.no_grad():
             timing = block_timing(batch.model, batch.maps, batch.reports, own)
         exponent = batch.model.levels.map_error.level_exponent * moves.levels[:, None]
@@ -192,7 +196,8 @@ class PosteriorNetwork(nn.Module):
         logit = self._examined(batch, tables, pairs, ground, outdoor, logit, exponent, timing)
         logit = _directed(batch, moves, ground, logit)
         features = self._trunk(batch, tokens, logit, prior, ground, (pairs, rows))
-        return logit + self._of_blocks(features, 0), features
+        moved = self._of_blocks(features)
+        return logit + moved[:, 0], features, moved
 
     def _tables(self, batch: WindowBatch, moves: _Moves, pairs: Pairs) -> ClassTables:
         levels = batch.model.levels
@@ -239,7 +244,7 @@ class PosteriorNetwork(nn.Module):
         side = batch.blocks
         planes = _context(batch, logit.detach(), prior, ground, self.inputs)
         planes = planes.reshape(*planes.shape[:2], side, side)
-        value = self.context(nn.functional.avg_pool2d(planes, _HALF))
+        value = self.context(_pooled(planes))
         if heard is not None:
             value = value + self.residuals(batch, tokens, *heard)
         value = nn.functional.gelu(turned(value, batch.symmetry))
@@ -250,31 +255,23 @@ class PosteriorNetwork(nn.Module):
         value = value + nn.functional.interpolate(wide, size=value.shape[-2:], mode="bilinear")
         return turned(value, batch.symmetry, back=True)
 
-    def _of_blocks(self, features: Tensor, kind: int) -> Tensor:
-        """One of the corrections at all blocks, shape (report, block)."""
-        small = self.correction(features)[:, kind : kind + 1]
-        return nn.functional.interpolate(small, scale_factor=_HALF, mode="bilinear").flatten(1)
+    def _of_blocks(self, features: Tensor) -> Tensor:
+        """Corrections of log-mass, spread and sharpness at all blocks, shape (report, 3, block)."""
+        small = self.correction(features)
+        return nn.functional.interpolate(small, scale_factor=_HALF, mode="bilinear").flatten(2)
 
     # -- fine -----------------------------------------------------------------------------
 
     def _cells(
-        self,
-        batch: WindowBatch,
-        moves: _Moves,
-        ground: _Ground,
-        features: Tensor,
-        chosen: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Log-likelihood of the chosen blocks' cells (report, block, cell), and features there."""
-        side = batch.blocks
-        half = side // _HALF
-        small = (chosen // side // _HALF) * half + chosen % side // _HALF
-        at_block = take_rows(features.flatten(2).transpose(1, 2), small)
-        log_mass, widen, sharpen = (
-            self._of_blocks(features, k).gather(1, chosen) for k in range(3)
-        )
+        self, batch: WindowBatch, moves: _Moves, ground: _Ground, corrections: Tensor
+    ) -> Tensor:
+        """Log-likelihood of the cells of chosen blocks, shape (report, block, cell).
+
+        `corrections` are those of `_of_blocks` there, shape (report, block, 3).
+        """
+        log_mass, widen, sharpen = corrections.unbind(dim=2)
         if self.inputs != "all":
-            return (log_mass[..., None]).expand(-1, -1, CELLS), at_block
+            return log_mass[..., None].expand(-1, -1, CELLS)
         levels, reports, maps = batch.model.levels, batch.reports, batch.maps
         shifts = Shifts.of(levels, _FINE_STEP_DB).to(batch.tokens.device)
         pairs = Pairs.of(reports.sector, maps.site)
@@ -291,16 +288,16 @@ class PosteriorNetwork(nn.Module):
             silence = unheard_silence(
                 maps, shifts, reports.sector, batch.ceilings_dbm, *blocks, _OTHERS
             )
-            every = torch.arange(CELLS, device=chosen.device).expand(*chosen.shape, CELLS)
+            every = torch.arange(CELLS, device=widen.device).expand(*widen.shape, CELLS)
             told = serving_evidence(batch.model, maps, reports, ground.row, ground.column, every)
         value = level_evidence(levels, shifts, pairs, seen, reported, silence)
         value = levels.map_error.level_exponent * moves.levels[:, None] * value
         value = value + moves.timing[:, None] * told.timing
         value = value + moves.directions[:, None] * told.directions
-        value = value.reshape(*chosen.shape, CELLS)
+        value = value.reshape(*widen.shape, CELLS)
         middle = value.detach().amax(dim=2, keepdim=True)
         value = middle + (value - middle) * sharpen.clamp(-1.5, 1.5).exp()[..., None]
-        return value + log_mass[..., None], at_block
+        return value + log_mass[..., None]
 
     def _moments(
         self, batch: WindowBatch, cells: Tensor, at_block: Tensor, coarse: Tensor, chosen: Tensor
@@ -343,6 +340,13 @@ def _with_outside(logit: Tensor, outside: Tensor) -> Tensor:
     return torch.log_softmax(torch.cat([logit - whole, outside], dim=1), dim=1)
 
 
+def _features_at(features: Tensor, chosen: Tensor, side: int) -> Tensor:
+    """Features of the map encoder at blocks, shape (report, k, channel)."""
+    half = features.shape[-1]
+    small = chosen // side // _HALF * half + chosen % side // _HALF
+    return take_rows(features.flatten(2).transpose(1, 2), small)
+
+
 def _put(logit: Tensor, chosen: Tensor, found: Tensor, last: int = 0) -> Tensor:
     """Better values at the chosen blocks; all others change by as much as these do as a whole.
 
@@ -360,10 +364,13 @@ def _ground_of(batch: WindowBatch) -> _Ground:
 
 def _pair_rows(batch: WindowBatch, pairs: Pairs, ground: _Ground) -> Tensor:
     """Rows of the tables of heard sectors at blocks, shape (pair, block)."""
-    sector = batch.reports.sector[pairs.report, pairs.slot]
-    return batch.maps.grid.rows(
-        sector[:, None], ground.row[pairs.report], ground.column[pairs.report]
-    )
+    sector, grid = batch.reports.sector[pairs.report, pairs.slot], batch.maps.grid
+    return grid.rows(sector[:, None], ground.row[pairs.report], ground.column[pairs.report])
+
+
+def _window_rows(batch: WindowBatch, sector: Tensor, report: Tensor) -> Tensor:
+    """Rows of sectors' tables at all blocks of reports' windows, shape (pair, block)."""
+    return batch.maps.grid.square_rows(sector, batch.corner[report], batch.blocks)
 
 
 def _directed(batch: WindowBatch, moves: _Moves, ground: _Ground, logit: Tensor) -> Tensor:
@@ -519,6 +526,13 @@ class _Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         hidden = nn.functional.gelu(self.first(self.norm(features)))
         return features + self.second(hidden)  # type: ignore[no-any-return]
+
+
+def _pooled(planes: Tensor) -> Tensor:
+    """Means of 2 x 2 pixels: on a CPU faster than the general pooling."""
+    west, east = planes[..., ::2], planes[..., 1::2]
+    both = west + east
+    return (both[..., ::2, :] + both[..., 1::2, :]) / 4
 
 
 def _masked_mean(tokens: Tensor, present: Tensor) -> Tensor:
