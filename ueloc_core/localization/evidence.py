@@ -8,7 +8,7 @@ bias and every weight may be moved by it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ _REACH = 2.6  # standard deviations of the shifts
 _SILENT_DB = 8.0  # between the shifts at which silence is evaluated
 _BLOCK_NS = 30.0  # scatter of delays within a block
 _LEAST_BLOCK = -12.0  # nats: a block's middle does not stand for all of its cells
+_QUALITY_COARSER = 2.0  # steps than those of the measurement model
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -338,6 +339,41 @@ def _smoothed(of_site: Tensor, weights: Tensor) -> Tensor:
     for k in range(inner):
         kernel[k : k + len(weights), k] = weights
     return ((of_site - peak).exp() @ kernel).clamp_min(1e-30).log() + peak
+
+
+def quality_evidence(
+    model: MeasurementModel,
+    maps: LevelBlocks,
+    reports: ReportBatch,
+    pairs: Pairs,
+    seen: PairMaps,
+    ground: Tensor,
+) -> Tensor:
+    """Log-likelihood of RSRQ, SINR, CQI and rank at the cells of blocks, less its largest.
+
+    Shape (report, place). Given the reported levels they depend on the place by the power of the unreported sectors.
+    Throughput and block errors are left out: the SINR tells most of what they do.
+
+    Parameters
+    ----------
+    model
+        The measurement model.
+    maps
+        Levels of all sectors.
+    reports
+        The reports.
+    pairs, seen
+        Heard sectors, and their levels at the places.
+    ground
+        Rows of the ground's tables, shape (report, block).
+    """
+    whole = take(maps.total_mw, ground).flatten(1)
+    heard = torch.zeros_like(whole).index_add(0, pairs.report, 10 ** (seen.mean_dbm / 10))
+    missing = torch.full_like(reports.cqi, MISSING)
+    simpler = replace(reports, throughput=missing, bler=missing)
+    table = model.quality.table(simpler, _QUALITY_COARSER)
+    found = model.quality.log_prob(table, (whole - heard).clamp_min(0.0)).float()
+    return found - found.amax(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class LevelBlocks:
         24), and the mean level of the first, shape (ground blocks + 1,).
     silence
         That no sector is reported.
+    total_mw
+        Sum of the mapped levels of all sectors [mW], shape (ground blocks + 1, cell).
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class LevelBlocks:
         self.block_mean_dbm, self.block_spread_db, share = (torch.empty(count) for _ in range(3))
         blocks = (self.block_mean_dbm, self.block_spread_db, share)
         self.silence = SilenceTable(levels, len(outdoor))
+        self.total_mw = torch.zeros(len(outdoor), CELLS)
         strength = torch.full((grid.sectors, len(outdoor)), -torch.inf)
         for s in range(grid.sectors):
             part = slice(s * grid.side**2, (s + 1) * grid.side**2)
             ground = grid.ground_rows(*grid.window_of(s))[0]
             self._set(part, self._of(places, s), blocks, outdoor[ground])
             there = ground < grid.ground_nowhere
+            self.total_mw[ground[there]] += 10 ** (self.mean_dbm[part][there] / 10)
             own = [v[part][there] for v in blocks]
             self.silence.add(ground[there], own)
             strength[s, ground[there]] = own[0]

@@ -25,6 +25,7 @@ from ueloc_core.localization.evidence import (
     Shifts,
     block_timing,
     level_evidence,
+    quality_evidence,
     serving_evidence,
     unheard_silence,
 )
@@ -61,7 +62,7 @@ class _Moves:
     widen, bias_db
         Logarithm of the factor of the spread of each heard sector's level, and a bias [dB],
         shape (report, slot).
-    levels, timing, directions
+    levels, timing, directions, quality
         Weight of each evidence, shape (report,).
     """
 
@@ -70,6 +71,7 @@ class _Moves:
     levels: Tensor
     timing: Tensor
     directions: Tensor
+    quality: Tensor
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class PosteriorNetwork(nn.Module):
         self.components, self.candidates, self.inputs = components, candidates, inputs
         self.measurements = _MeasurementEncoder()
         self.moves = nn.Linear(_TOKEN_WIDTH, 2)
-        self.weights = nn.Linear(_TOKEN_WIDTH, 3)
+        self.weights = nn.Linear(_TOKEN_WIDTH, 4)
         self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
         self.residuals = _Residuals(channels)
         self.context = nn.Conv2d(_CONTEXT, channels, 1)
@@ -290,10 +292,14 @@ class PosteriorNetwork(nn.Module):
             )
             every = torch.arange(CELLS, device=widen.device).expand(*widen.shape, CELLS)
             told = serving_evidence(batch.model, maps, reports, ground.row, ground.column, every)
+            quality = quality_evidence(
+                batch.model, maps.levels, reports, pairs, seen, ground.row_of
+            )
         value = level_evidence(levels, shifts, pairs, seen, reported, silence)
         value = levels.map_error.level_exponent * moves.levels[:, None] * value
         value = value + moves.timing[:, None] * told.timing
         value = value + moves.directions[:, None] * told.directions
+        value = value + moves.quality[:, None] * quality
         value = value.reshape(*widen.shape, CELLS)
         middle = value.detach().amax(dim=2, keepdim=True)
         value = middle + (value - middle) * sharpen.clamp(-1.5, 1.5).exp()[..., None]

@@ -73,11 +73,14 @@ class QualityTable:
         What the strongest reported sector meets where no other one is unreported: the levels of
         the other reported ones, and noise over load [mW], shape (report,).
     log_prob
-        Values where the unreported ones make that k * 0.5 dB more, shape (report, node).
+        Values where the unreported ones make that k steps more, shape (report, node).
+    step_db
+        The step [dB].
     """
 
     least_mw: Tensor
     log_prob: Tensor
+    step_db: float = _STEP_DB
 
 
 class RateLaws:
@@ -169,27 +172,37 @@ class QualityLikelihood:
         """Load of reports whose interference deviates by so much [dB]."""
         return (self.load * 10.0 ** (deviation_db / 10.0)).clip(max=1.0)
 
-    def table(self, reports: ReportBatch) -> QualityTable:
-        """Log-likelihood over the unreported sectors' power, the load integrated out."""
-        sigma = self.settings.interference_sigma_db
-        step = _LOAD_STEP * min(self.settings.sigma_db, self.settings.rank_sigma_db)
+    def table(self, reports: ReportBatch, coarser: float = 1.0) -> QualityTable:
+        """Log-likelihood over the unreported sectors' power, the load integrated out.
+
+        Parameters
+        ----------
+        reports
+            n reports.
+        coarser
+            Factor of the steps of power and load.
+        """
+        sigma, step_db = self.settings.interference_sigma_db, coarser * _STEP_DB
+        nodes = math.ceil((_NODES - 1) / coarser) + 1
+        step = coarser * _LOAD_STEP * min(self.settings.sigma_db, self.settings.rank_sigma_db)
         if bool((reports.bler != MISSING).any()):
             step = min(step, _ADAPTATION_STEP_DB)
         count = 1 + 2 * math.ceil(_LOAD_REACH * sigma / step)
-        deviation = torch.linspace(-_LOAD_REACH, _LOAD_REACH, count)
+        deviation = torch.linspace(-_LOAD_REACH, _LOAD_REACH, count, device=reports.rsrp.device)
         weight = torch.log_softmax(-0.5 * deviation**2, dim=0)
         own = reported_mw(reports)
         whole = own.sum(dim=1, keepdim=True)
         least = whole - own.amax(dim=1, keepdim=True) + self.noise_mw / self.load
-        unreported = least * (10.0 ** (_STEP_DB * torch.arange(_NODES) / 10.0) - 1.0)
+        node = torch.arange(nodes, device=least.device)
+        unreported = least * (10.0 ** (step_db * node / 10.0) - 1.0)
         all_mw, load = (whole + unreported)[..., None], self.loads(sigma * deviation)
-        at_once = max(1, _AT_ONCE // (_NODES * count))
+        at_once = max(1, _AT_ONCE // (nodes * count))
         parts = [slice(k, k + at_once) for k in range(0, len(reports), at_once)]
-        values = [least.new_zeros(0, _NODES)]
+        values = [least.new_zeros(0, nodes)]
         for k in parts:
             given = self.at_load(reports[k], all_mw[k], load)
             values.append((given + weight).logsumexp(dim=2))
-        return QualityTable(least[:, 0], torch.cat(values))
+        return QualityTable(least[:, 0], torch.cat(values), step_db)
 
     def at_load(self, reports: ReportBatch, all_mw: Tensor, load: Tensor) -> Tensor:
         """Log-likelihood given the sum of all levels [mW] and the load, arrays that broadcast.
@@ -268,7 +281,8 @@ class QualityLikelihood:
         least = table.least_mw.reshape(-1, *([1] * (unreported_mw.ndim - 1)))
         for error, log_weight in zip(error_db.tolist(), weight, strict=True):
             ratio = 1.0 + unreported_mw * 10.0 ** (error / 10.0) / least
-            position = (10.0 * ratio.log10() / _STEP_DB).clamp(0, _NODES - 1 - 1e-3)
+            last = table.log_prob.shape[1] - 1
+            position = (10.0 * ratio.log10() / table.step_db).clamp(0, last - 1e-3)
             below = position.detach().floor().long()
             flat = below.reshape(len(below), -1)
             low = table.log_prob.gather(1, flat).reshape(below.shape)
