@@ -351,8 +351,8 @@ def quality_evidence(
 ) -> Tensor:
     """Log-likelihood of RSRQ, SINR, CQI and rank at the cells of blocks, less its largest.
 
-    Shape (report, place). Given the reported levels they depend on the place by the power of the unreported sectors.
-    Throughput and block errors are left out: the SINR tells most of what they do.
+    Shape (report, place). Given the reported levels they depend on the place by the power of the
+    unreported sectors. Throughput and block errors are left out: the SINR tells most of it.
 
     Parameters
     ----------
