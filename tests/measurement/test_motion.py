@@ -12,9 +12,10 @@ from ueloc_core.errors import ReportError
 from ueloc_core.evaluation.diagnostics import Calibration, diagnose_coverage
 from ueloc_core.evaluation.ranks import hpd_level
 from ueloc_core.measurement.mobility import Tracks
-from ueloc_core.measurement.motion import MotionPrior, Paths, _TrackMaps, moving_log_prob
+from ueloc_core.measurement.motion import MotionPrior, Paths, moving_log_prob
 from ueloc_core.measurement.movers import VEHICLE, WALKING_M_S
 from ueloc_core.measurement.settings import TracksConfig
+from ueloc_core.measurement.track_maps import TrackMaps
 
 LEVEL = 1e-3
 TRACKS, GAP_S = 48, 2.0
@@ -180,13 +181,34 @@ def test_more_directions_and_speeds_change_little(driven):
             assert float((once - twice).abs().sum()) / 2 < most
 
 
-def test_paths_that_are_left_out_have_no_mass(driven):
+def test_what_is_left_out_has_no_mass(driven):
+    """Places 25 nats and paths 20 nats below the best, against all of them."""
     world, tracks = driven
+    every = {"depth_nats": 300.0, "place_depth_nats": 300.0}
     for reports, _, _ in tracks[4:6]:
-        usual, all_paths = (
-            log_prob_of(world, reports, DRIVING, depth_nats=d)[1] for d in (30.0, 300.0)
-        )
-        assert float((usual - all_paths).abs().sum()) / 2 < 1e-3
+        usual, whole = (log_prob_of(world, reports, DRIVING, **d)[1] for d in ({}, every))
+        assert float((usual - whole).abs().sum()) / 2 < 1e-3
+
+
+def test_places_are_given_up_by_any_report(driven):
+    """What is left can send each report; what is not is below its bound, and keeps no mass."""
+    world, tracks = driven
+    reports = tracks[0][0]
+    around = world.places.around(int(reports.sector[-1, 0]))
+    shift = np.array([[[1, 0], [0, 0]], [[0, 1], [0, 0]], [[0, 0], [0, 0]]])
+    track = TrackMaps(world.model, world.places, reports, around, shift)
+    worst, each = track.narrow(6.0)
+    assert 0 < len(track.place) < len(worst)
+    gone = torch.ones(len(worst), dtype=torch.bool)
+    gone[track.place] = False
+    assert (worst[gone] <= -6.0).all()
+    assert (worst[track.place] > -6.0).all()
+    for t in range(2):
+        reached = each[t][track.stand_in[torch.unique(track.of[:, t])]]
+        assert (reached.amax(dim=0) > each[t].max() - 6.0).all()
+    one = reports[1:]
+    alone = world.model.log_prob(one, around.levels, around.serving)[0]
+    torch.testing.assert_close(each[1][track.stand_in[track._still]], alone[track.place])
 
 
 def test_a_terminal_that_stands_is_a_track_at_one_place(driven):
@@ -206,7 +228,8 @@ def test_paths_do_not_lead_through_buildings(driven):
     reports = tracks[0][0]
     around = world.places.around(int(reports.sector[-1, 0]))
     paths = Paths(np.array([[[4, 0], [0, 0]], [[-4, 0], [0, 0]]]), np.array([0.5, 0.5]))
-    weights = _TrackMaps(world.model, world.places, reports, around, 4).log_weights(paths).exp()
+    track = TrackMaps(world.model, world.places, reports, around, paths.shift)
+    weights = track.log_weights(paths.weight).exp()
     np.testing.assert_allclose(weights.sum(dim=0), 1, atol=1e-6)
     outdoor = world.places.atlas.outdoor_in(around.window)
     row, column = np.nonzero(around.outdoor)

@@ -225,7 +225,7 @@ class TrackLevels:
         for start in range(0, len(lively), _PLACES):
             near = maps.places(lively[start : start + _PLACES])
             each = [
-                smoothed(by_site(self._evidence(group, near.row(k), shifts), maps.site), apart)
+                smoothed(self.of_sites(group, near.row(k), shifts), apart)
                 for k, group in enumerate(groups)
             ]
             parts.append(shared_out(functools.reduce(torch.add, each), common, own))
@@ -234,6 +234,20 @@ class TrackLevels:
             moved = coarse + (result.detach().amax() - coarse.detach()[best])
             result = moved.index_copy(0, lively, result)
         return result * float(self.likelihood.map_error.level_exponent)
+
+    def of_sites(self, group: tuple[int, ...], maps: LevelMaps, shifts: int) -> Tensor:
+        """Log-likelihood of each site in the reports of one place, shape (site, place, shift).
+
+        Parameters
+        ----------
+        group
+            Positions of the reports.
+        maps
+            One row: the places that they may come from.
+        shifts
+            How many steps the shifts reach to either side.
+        """
+        return by_site(self._evidence(group, maps, shifts), maps.site)
 
     def _coarse(
         self, groups: Groups, maps: LevelMaps, weights: tuple[Tensor, Tensor, Tensor]

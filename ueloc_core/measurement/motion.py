@@ -13,8 +13,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +22,19 @@ from torch import Tensor
 
 from ueloc_core.errors import ReportError
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.direction import SamePlaceDirections
-from ueloc_core.measurement.level_tables import Groups, TrackLevels
-from ueloc_core.measurement.levels import LevelMaps
-from ueloc_core.measurement.model import MeasurementModel, ServingMaps, split_by_sector
+from ueloc_core.measurement.level_tables import Groups
+from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.movers import DRIVERS, DRIVING_M_S, WALKING_M_S
 from ueloc_core.measurement.place_maps import Around, PlaceMaps
 from ueloc_core.measurement.settings import TracksConfig
-from ueloc_core.measurement.timing import DelayMaps
+from ueloc_core.measurement.track_maps import TrackMaps
 
 _STOPPED_SHARE = 0.15  # of vehicles
 _CITY_ROADS = ("service", "residential", "tertiary", "secondary", "primary")
 _PARTS = 4  # of a grid cell's side, for where in it the terminal is
 _SHARED_STEP = 0.05  # of the shadowing's mean correlation, which paths are put together by
-_DEPTH_NATS = 30.0
+_DEPTH_NATS, _PLACE_DEPTH_NATS = 20.0, 25.0
+_LACK_NATS = 5.0  # of the place that fits all reports best
 _PATHS = 4096  # at once: bounds the memory
 
 
@@ -99,13 +96,15 @@ class MotionPrior:
         return cls(found, (_STOPPED_SHARE, *([moving] * speeds)), directions)
 
     @classmethod
-    def of(cls, tracks: TracksConfig, directions: int = 24) -> "MotionPrior":
+    def of(
+        cls, tracks: TracksConfig, directions: int = 24, vehicle_speeds: int = 6
+    ) -> "MotionPrior":
         """Any terminal of a population, whose mobility nobody tells."""
         shares = (tracks.static_share, tracks.pedestrian_share)
         kinds = (
             (cls.static(), shares[0]),
             (cls.pedestrian(), shares[1]),
-            (cls.vehicle(), 1.0 - sum(shares)),
+            (cls.vehicle(vehicle_speeds), 1.0 - sum(shares)),
         )
         pairs = [
             (speed, share * weight)
@@ -178,6 +177,22 @@ class Paths:
             cells[column, row] = (*cells.get((column, row), ()), t)
         return tuple(cells.values())
 
+    @property
+    def cells_crossed(self) -> NDArray[np.int64]:
+        """In how many grid cells the reports of each path are, shape (path,)."""
+        low = self.shift.min(axis=(0, 1))
+        span = int(self.shift[..., 0].max() - low[0]) + 1
+        number = (self.shift - low) @ np.array([1, span])
+        return np.asarray(1 + (np.diff(np.sort(number, axis=1), axis=1) != 0).sum(axis=1))
+
+    def key(self, path: int, cell_m: float, correlation_m: float) -> tuple[Groups, float]:
+        """The grouping of a path's reports, and the shadowing's mean correlation in steps."""
+        groups = self.groups(path)
+        if len(groups) == 1:
+            return groups, 1.0
+        steps = round(self.mean_correlation(path, cell_m, correlation_m) / _SHARED_STEP)
+        return groups, min(max(steps, 0), round(1 / _SHARED_STEP) - 1) * _SHARED_STEP
+
     def mean_correlation(self, path: int, cell_m: float, correlation_m: float) -> float:
         """Mean correlation of the shadowing between the grid cells of a path, 1 for one cell."""
         cells = [self.shift[path, group[0]] for group in self.groups(path)]
@@ -197,6 +212,7 @@ def moving_log_prob(
     prior: MotionPrior,
     *,
     depth_nats: float = _DEPTH_NATS,
+    place_depth_nats: float = _PLACE_DEPTH_NATS,
 ) -> Tensor:
     """Log-likelihood of a track given where its last report came from, shape (place,).
 
@@ -214,159 +230,57 @@ def moving_log_prob(
         How the terminal may have moved.
     depth_nats
         Paths whose reports, each on its own, make them this much less likely than the best
-        keep that value, moved so that it agrees at the best.
+        keep that value, moved so that it agrees at the best; those with several reports in one
+        grid cell only where they are further below, by the root of reports over grid cells,
+        because what these reports say of it is in part the same.
+    place_depth_nats
+        Places where one report on its own is this much less likely than at its best place keep
+        that value (`TrackMaps.narrow`). Their expected share of the posterior is their share of
+        this report's own: below 1e-6 for 25 nats and 60,000 places. Where no place fits all
+        reports, because the terminal moved as the prior rules out, it is that much deeper.
     """
     displacement_m, weight = prior.displacements_m(times_s)
     paths = Paths.of(displacement_m, weight, around.window.cell_m)
-    track = _TrackMaps(model, places, reports, around, int(np.abs(paths.shift).max()))
-    log_weight = track.log_weights(paths)
-    alone = track.alone(paths, log_weight)
+    track = TrackMaps(model, places, reports, around, paths.shift)
+    worst, each = track.narrow(place_depth_nats)
+    if (lack := -float(worst.max())) > _LACK_NATS:
+        track = TrackMaps(model, places, reports, around, paths.shift)
+        worst, each = track.narrow(place_depth_nats + lack)
+    log_weight = track.log_weights(paths.weight)
+    alone = log_weight.clone()
+    for t, shift in enumerate(track.of.T):
+        alone += each[t][track.stand_in][shift]
     best = divmod(int(alone.argmax()), alone.shape[1])
-    lively = torch.nonzero(alone > float(alone[best]) - depth_nats)
-    exact = torch.empty(len(lively))
-    keys = track.keys(paths)
-    for key in sorted({keys[path] for path in lively[:, 0].tolist()}):
-        mine = torch.tensor([k == key for k in keys])[lively[:, 0]]
-        for part in torch.split(torch.nonzero(mine)[:, 0], _PATHS):
-            path, place = lively[part].T
-            exact[part] = track.together(key, track.cells(paths, path, place))
+    several = len(reports) / torch.from_numpy(paths.cells_crossed)
+    depth = depth_nats * several.sqrt().to(alone.dtype)
+    lively = torch.nonzero(alone > float(alone[best]) - depth[:, None])
+    exact = _along(track, paths, lively, model.settings.shadowing.correlation_m)
     exact = exact + log_weight[tuple(lively.T)]
     at_best = exact[(lively == torch.tensor(best)).all(dim=1)]
-    value = (alone + (at_best - alone[best])).index_put(tuple(lively.T), exact)
-    return value.logsumexp(dim=0)
+    value = (alone + (at_best - alone[best])).index_put(tuple(lively.T), exact).logsumexp(dim=0)
+    return (worst + value.max()).index_copy(0, track.place, value)
 
 
-class _TrackMaps:
-    """What maps say about the reports of a track wherever its paths may lead."""
-
-    def __init__(
-        self,
-        model: MeasurementModel,
-        places: PlaceMaps,
-        reports: ReportBatch,
-        around: Around,
-        reach_cells: int,
-    ) -> None:
-        self.model, self.places, self.reports = model, places, reports
-        self._cell_m = around.window.cell_m
-        self._window = around.window.buffered(reach_cells * self._cell_m)
-        self._outdoor = places.atlas.outdoor_in(self._window)
-        self._outdoor[around.window.slices_in(self._window)] |= around.outdoor
-        self._index = np.full(self._window.shape, -1, dtype=np.int64)
-        self._index[self._outdoor] = np.arange(self._outdoor.sum())
-        row, column = np.nonzero(around.outdoor)
-        self._row, self._column = row + reach_cells, column + reach_cells
-        self._levels = TrackLevels(model.levels, reports)
-        self._given: dict[tuple[int, ...], Tensor] = {}
-
-    @cached_property
-    def maps(self) -> LevelMaps:
-        """Levels at all outdoor grid cells."""
-        return self.places.levels_in(self._window, self._outdoor)
-
-    @cached_property
-    def serving(self) -> ServingMaps:
-        """Maps of each report's serving sector there."""
-        sectors = self.reports.sector[:, 0].tolist()
-        by_sector = {
-            s: self.places.serving_in(s, self._window, self._outdoor) for s in set(sectors)
-        }
-        return ServingMaps.cat([by_sector[s] for s in sectors])
-
-    @cached_property
-    def _uplink_db(self) -> Tensor:
-        return self.model.expected_uplink_db(self.reports, self.serving)
-
-    def _cells_of(self, shift: NDArray[np.int64], place: Any = slice(None)) -> Tensor:
-        """Grid cells of a path's reports at places, shape (report, place), -1 indoors."""
-        row = self._row[place] + shift[..., 1]
-        column = self._column[place] + shift[..., 0]
-        return torch.from_numpy(self._index[row, column])
-
-    def cells(self, paths: Paths, path: Tensor, place: Tensor) -> Tensor:
-        """Grid cells of the reports of some (path, place), shape (report, pair)."""
-        shift = paths.shift[path.numpy()].transpose(1, 0, 2)
-        return self._cells_of(shift, place.numpy())
-
-    def log_weights(self, paths: Paths) -> Tensor:
-        """Logarithm of the paths' probabilities at places, shape (path, place).
-
-        Paths through buildings have none; where there are no others, all are as they would be
-        in the open, with the reports that would be indoors at the last place.
-        """
-        open_to = torch.stack(
-            [(self._cells_of(shift[:, None]) >= 0).all(dim=0) for shift in paths.shift]
-        )
-        weight = torch.from_numpy(paths.weight)[:, None] * open_to
-        total = weight.sum(dim=0)
-        weight = torch.where(total > 0, weight, torch.from_numpy(paths.weight)[:, None])
-        return (weight / weight.sum(dim=0)).log().to(torch.float32)
-
-    def alone(self, paths: Paths, log_weight: Tensor) -> Tensor:
-        """Log-likelihood as if the reports had nothing in common, with the paths' weights."""
-        serving = self.serving
-        each = self.model.log_prob(self.reports, self.maps, serving)
-        own = self._cells_of(np.zeros((1, 1, 2), dtype=np.int64))
-        rows = []
-        for shift in paths.shift:
-            cell = self._cells_of(shift[:, None])
-            cell = torch.where(cell < 0, own, cell)
-            rows.append(each.gather(1, cell).sum(dim=0))
-        return torch.stack(rows) + log_weight
-
-    def keys(self, paths: Paths) -> list[tuple[Groups, float]]:
-        """The grouping of each path's reports, and the shadowing's mean correlation."""
-        correlation_m = self.model.settings.shadowing.correlation_m
-        found = []
-        for path in range(len(paths.weight)):
-            groups = paths.groups(path)
-            shared = paths.mean_correlation(path, self._cell_m, correlation_m)
-            if len(groups) > 1:
-                shared = min(max(round(shared / _SHARED_STEP), 0), 1 / _SHARED_STEP - 1)
-                shared *= _SHARED_STEP
-            found.append((groups, shared))
-        return found
-
-    def together(self, key: tuple[Groups, float], cell: Tensor) -> Tensor:
-        """Log-likelihood of the track along paths, shape (pair,).
-
-        Parameters
-        ----------
-        key
-            As of `keys`, one for all paths.
-        cell
-            Grid cells of the reports, shape (report, pair).
-        """
-        groups, shared = key
-        own = cell[-1:]
-        cell = torch.where(cell < 0, own, cell)
-        rows = cell[[group[0] for group in groups]]
-        maps = self.maps
-        rsrp_dbm, se_db, noise_db = (
-            torch.stack([layer[0][:, row] for row in rows])
-            for layer in (maps.rsrp_dbm, maps.se_db, maps.noise_db)
-        )
-        along = LevelMaps(rsrp_dbm, se_db, noise_db, maps.site)
-        value = self._levels.at(along, shared=shared, exact=True, groups=groups)
-        for group, row in zip(groups, rows, strict=True):
-            value = value + self._same_place(group)[row]
-        delays = DelayMaps(*(v.gather(1, cell) for v in vars(self.serving.delays).values()))
-        by_sector = split_by_sector(groups, self.reports.sector[:, 0])
-        timing = self.model.timing
-        return value + timing.track_log_prob(self.reports, delays, self._uplink_db, by_sector)
-
-    def _same_place(self, group: tuple[int, ...]) -> Tensor:
-        """Log-likelihood of all but levels and timing in reports from one place, (cell,)."""
-        if group not in self._given:
-            model, some = self.model, self.reports[list(group)]
-            silent = model.unreported_mw(some, self.maps)
-            value = model.quality.same_place_log_prob(some, silent)
-            value = value + model.constants(some).sum()
-            for mine in split_by_sector((group,), self.reports.sector[:, 0]):
-                rows = list(mine)
-                same = SamePlaceDirections(
-                    model.direction, self.reports[rows], self._uplink_db[rows]
-                )
-                value = value + same.log_prob(self.serving.rows(rows[:1]).departures)
-            self._given[group] = value
-        return self._given[group]
+def _along(track: TrackMaps, paths: Paths, pairs: Tensor, correlation_m: float) -> Tensor:
+    """Log-likelihood of the track along some (path, place), shape (pair,)."""
+    cell_m = track.around.window.cell_m
+    lively, index = torch.unique(pairs[:, 0], return_inverse=True)
+    keys = [paths.key(path, cell_m, correlation_m) for path in lively.tolist()]
+    numbers = {key: k for k, key in enumerate(sorted(set(keys)))}
+    number = torch.tensor([numbers[key] for key in keys])[index]
+    cells = track.stand_in[track.of[pairs[:, 0]].T, pairs[:, 1]]
+    wanted: dict[tuple[int, ...], list[Tensor]] = {}
+    for (groups, _), k in numbers.items():
+        for group in groups:
+            wanted.setdefault(group, []).append(cells[group[0], number == k])
+    track.prepare(wanted, {shared for _, shared in numbers})
+    value = torch.empty(len(pairs))
+    for (groups, shared), k in numbers.items():
+        rows = [group[0] for group in groups]
+        for part in torch.split(torch.nonzero(number == k)[:, 0], _PATHS):
+            value[part] = track.levels(groups, shared, cells[:, part][rows])
+    for groups in {groups for groups, _ in numbers}:
+        mine = [k for (own, _), k in numbers.items() if own == groups]
+        chosen = torch.isin(number, torch.tensor(mine))
+        value[chosen] += track.timing(groups, cells[:, chosen])
+    return value

@@ -7,6 +7,7 @@ level, the noise of a report, and the width of the map's error.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,11 +47,22 @@ class SamePlaceTables:
         self._noises = torch.exp(self._log_low + self._log_ratio * torch.arange(count))
         self._errors = torch.tensor(_ERRORS_DB, dtype=torch.float32)
         heard = torch.unique(reports.sector[reports.heard])
-        given_level = _given_level(likelihood, reports, heard, mean, self._noises)
-        table = self._convolved(given_level)  # (set, noise, error, mean)
-        self._rows = table.flatten(0, 2)[:, : nodes - nodes % _NODES_PER_STEP].contiguous()
         self._of_sector = torch.zeros(sectors, dtype=torch.int64)
         self._of_sector[heard] = 1 + torch.arange(len(heard))
+        self._given_level = partial(_given_level, likelihood, reports, heard, mean)
+        length = nodes - nodes % _NODES_PER_STEP
+        self._rows = torch.empty(1 + len(heard), 0, len(_ERRORS_DB), length)
+        self._row_of_noise = torch.full((count,), -1)
+
+    def _tabulate(self, lowest: int, highest: int) -> None:
+        """Fill the tables of these noises: places ask for few of them."""
+        wanted = torch.arange(lowest, highest + 1)
+        wanted = wanted[self._row_of_noise[wanted] < 0]
+        if not len(wanted):
+            return
+        self._row_of_noise[wanted] = self._rows.shape[1] + torch.arange(len(wanted))
+        table = self._convolved(self._given_level(self._noises[wanted]))
+        self._rows = torch.cat([self._rows, table[..., : self._rows.shape[-1]]], dim=1)
 
     def _convolved(self, log_prob: Tensor) -> Tensor:
         """Values of shape (set, noise, mean) under map errors, shape (set, noise, error, mean)."""
@@ -72,7 +84,7 @@ class SamePlaceTables:
         offsets
             Shifts in nodes of the tables, equally spaced, shape (shift,).
         """
-        nodes = self._rows.shape[1]
+        nodes = self._rows.shape[-1]
         place = (mean_dbm - _FIRST_DBM) / self._node_db
         place = place.clamp(-float(offsets[0]), nodes - 2 - float(offsets[-1]))
         node = place.detach().floor().long()
@@ -87,17 +99,18 @@ class SamePlaceTables:
         error_share = _share(
             own + error_db**2, own + self._errors[column] ** 2, own + self._errors[column + 1] ** 2
         )
-        first = (self._of_sector[:, None] * len(self._noises) + row) * len(self._errors) + column
-        flat, start = self._rows.flatten(), (first * nodes + node)[..., None] + offsets
+        self._tabulate(int(row.min()), int(row.max()) + 1)
+        flat, noises = self._rows.flatten(), self._rows.shape[1]
 
         def read(further: int) -> Tensor:
-            index = start + further * nodes
-            return torch.lerp(flat[index], flat[index + 1], part)
+            """Values at a noise, the map's error in between."""
+            of_noise = self._of_sector[:, None] * noises + self._row_of_noise[row + further]
+            first = of_noise * len(self._errors) + column
+            index = (first * nodes + node)[..., None] + offsets
+            low, high = (torch.lerp(flat[index + k], flat[index + k + 1], part) for k in (0, nodes))
+            return torch.lerp(low, high, error_share)
 
-        below = torch.lerp(read(0), read(1), error_share)
-        rows = len(self._errors)
-        above = torch.lerp(read(rows), read(rows + 1), error_share)
-        return torch.lerp(below, above, noise_share)
+        return torch.lerp(read(0), read(1), noise_share)
 
 
 def _share(variance: Tensor, low: Tensor, high: Tensor) -> Tensor:
