@@ -69,6 +69,7 @@ class LevelBlocks:
         self.mean_dbm = torch.empty(count, CELLS)
         self.spread_db = torch.empty(count, CELLS, dtype=torch.float16)
         self.tail_share = torch.empty(count, CELLS, dtype=torch.float16)
+        self.hit = torch.empty(count, CELLS, dtype=torch.bool)
         self.block_mean_dbm, self.block_spread_db, share = (torch.empty(count) for _ in range(3))
         blocks = (self.block_mean_dbm, self.block_spread_db, share)
         self.silence = SilenceTable(levels, len(outdoor))
@@ -86,7 +87,6 @@ class LevelBlocks:
         last = slice(count - 1, count)
         self._set(last, self._of(places, None), blocks, outdoor[-1:])
         self.unhit = (float(self.mean_dbm[-1, 0]), float(self.spread_db[-1, 0]))
-        self.hit = self.mean_dbm != self.mean_dbm[-1, 0]
         best = strength.topk(min(_RANKED, len(strength)), dim=0)
         ranked = torch.where(best.values > _LEAST_RANKED_DBM, best.indices, -1)
         self.ranked = ranked.T.contiguous()
@@ -110,7 +110,7 @@ class LevelBlocks:
         return mean, spread, self.levels.tail_share(mean, spread)
 
     def _of(self, places: PlaceMaps, sector: int | None) -> list[Tensor]:
-        """Mean, spread and tail's share over a sector's window, or at a place off all maps."""
+        """Mean, spread, tail's share and hits over a sector's window, or off all maps."""
         atlas, levels = places.atlas, self.levels
         if sector is None:
             layers = [np.full((BLOCK_CELLS, BLOCK_CELLS), np.nan, np.float32)] * 3
@@ -126,13 +126,13 @@ class LevelBlocks:
         share = torch.zeros_like(mean)
         if not levels.has_no_tail:
             share = torch.where(hit, levels.tail_share(mean, spread), 0.0)
-        return [v.reshape(-1, CELLS) for v in (mean, spread, share)]
+        return [v.reshape(-1, CELLS) for v in (mean, spread, share, hit)]
 
     def _set(
         self, part: slice, cells: Sequence[Tensor], blocks: Sequence[Tensor], outdoor: Tensor
     ) -> None:
-        mean, spread, share = cells
-        self.mean_dbm[part] = mean
+        mean, spread, share, hit = cells
+        self.mean_dbm[part], self.hit[part] = mean, hit
         self.spread_db[part] = spread.half()
         self.tail_share[part] = share.half()
         weight = outdoor.float() + _INDOOR_WEIGHT
