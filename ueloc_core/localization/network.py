@@ -50,6 +50,8 @@ _COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
 _EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
 _DIRECTED = 512  # blocks at which angles and beams are looked at
 _LEAST_TOLD = -12.0
+_STAGES = ("coarse", "fine")
+_CORRECTIONS = 4
 _OTHERS = 8  # of the strongest unreported sectors, at the candidates
 
 
@@ -110,14 +112,14 @@ class PosteriorNetwork(nn.Module):
             raise ValueError(f"inputs = '{inputs}' must be one of {', '.join(INPUTS)}")
         self.components, self.candidates, self.inputs = components, candidates, inputs
         self.measurements = _MeasurementEncoder()
-        self.moves = nn.Linear(_TOKEN_WIDTH, 2)
-        self.weights = nn.Linear(_TOKEN_WIDTH, 4)
+        self.moves = nn.Linear(_TOKEN_WIDTH, 2 * len(_STAGES))
+        self.weights = nn.Linear(_TOKEN_WIDTH, 4 * len(_STAGES))
         self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
         self.residuals = _Residuals(channels)
         self.context = nn.Conv2d(_CONTEXT, channels, 1)
         self.attention = _MapAttention(channels)
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(2))
-        self.correction = nn.Conv2d(channels, 3, 1)  # log-mass, spread, and sharpness of cells
+        self.correction = nn.Conv2d(channels, _CORRECTIONS, 1)
         self.fine = nn.Sequential(nn.Linear(channels + 4, 32), nn.GELU(), nn.Linear(32, 2))
         self.rest = nn.Parameter(torch.zeros(2))
         for layer in (self.moves, self.weights, self.correction, self.fine[-1], self.outside[-1]):
@@ -131,19 +133,19 @@ class PosteriorNetwork(nn.Module):
         """
         tokens = self.measurements(batch.tokens, batch.present)
         pooled = _masked_mean(tokens, batch.present)
-        moves = self._moves(tokens, pooled)
+        for_coarse, for_fine = self._moves(tokens, pooled)
         ground = _ground_of(batch)
         outdoor = take(batch.maps.outdoor, ground.row_of)
         if self.inputs == "no_maps":
             outdoor = torch.ones_like(outdoor)
-        coarse, features, moved = self._coarse(batch, tokens, moves, ground, outdoor)
+        coarse, features, moved = self._coarse(batch, tokens, for_coarse, ground, outdoor)
         outside = self.outside(pooled) - 5.0
         coarse_mass = _with_outside(coarse, outside)
         count = min(self.candidates, coarse.shape[1])
         chosen = coarse.detach().topk(count, dim=1).indices
         at_block = _features_at(features, chosen, batch.blocks)
         own = take_rows(moved.transpose(1, 2), chosen)
-        cells = self._cells(batch, moves, ground.at(chosen), own)
+        cells = self._cells(batch, for_fine, ground.at(chosen), own)
         inside = take_rows(outdoor, chosen)
         cells = cells + torch.where(inside, 0.0, _NOWHERE)
         mass, mean, covariance = self._moments(batch, cells, at_block, coarse, chosen)
@@ -162,10 +164,18 @@ class PosteriorNetwork(nn.Module):
         )
         return posterior, coarse_mass
 
-    def _moves(self, tokens: Tensor, pooled: Tensor) -> _Moves:
-        widen, bias = self.moves(tokens).unbind(dim=2)
-        weights = (2 * torch.sigmoid(self.weights(pooled))).unbind(dim=1)  # one at the start
-        return _Moves(widen.clamp(-1.5, 1.5), 4 * bias, *weights)
+    def _moves(self, tokens: Tensor, pooled: Tensor) -> tuple[_Moves, _Moves]:
+        """What is learned for the coarse stage, and for the fine one.
+
+        What serves the choice of blocks is not what serves the density: each has its own.
+        """
+        of_slots = self.moves(tokens).chunk(len(_STAGES), dim=2)
+        of_reports = (2 * torch.sigmoid(self.weights(pooled))).chunk(len(_STAGES), dim=1)
+        coarse, fine = (
+            _Moves(slots[..., 0].clamp(-1.5, 1.5), 4 * slots[..., 1], *weights.unbind(dim=1))
+            for slots, weights in zip(of_slots, of_reports, strict=True)
+        )
+        return coarse, fine
 
     # -- coarse ---------------------------------------------------------------------------
 
@@ -258,7 +268,10 @@ class PosteriorNetwork(nn.Module):
         return turned(value, batch.symmetry, back=True)
 
     def _of_blocks(self, features: Tensor) -> Tensor:
-        """Corrections of log-mass, spread and sharpness at all blocks, shape (report, 3, block)."""
+        """Corrections at all blocks, shape (report, `_CORRECTIONS`, block).
+
+        Of the log-mass for the coarse stage; of log-mass, spread and sharpness for the fine one.
+        """
         small = self.correction(features)
         return nn.functional.interpolate(small, scale_factor=_HALF, mode="bilinear").flatten(2)
 
@@ -269,9 +282,9 @@ class PosteriorNetwork(nn.Module):
     ) -> Tensor:
         """Log-likelihood of the cells of chosen blocks, shape (report, block, cell).
 
-        `corrections` are those of `_of_blocks` there, shape (report, block, 3).
+        `corrections` are those of `_of_blocks` there, shape (report, block, `_CORRECTIONS`).
         """
-        log_mass, widen, sharpen = corrections.unbind(dim=2)
+        _, log_mass, widen, sharpen = corrections.unbind(dim=2)
         if self.inputs != "all":
             return log_mass[..., None].expand(-1, -1, CELLS)
         levels, reports, maps = batch.model.levels, batch.reports, batch.maps
