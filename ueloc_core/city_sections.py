@@ -224,20 +224,20 @@ class TrainingConfig(Section):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 4
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Positive = 4e-3
-    weight_decay: NonNegative = 1e-4
-    clip_norm: Positive = 5.0
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 1e-2
+    clip_norm: Positive = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     precision: Literal["mixed", "full"] = "mixed"
     coarse_weight: NonNegative = 1.0
     fine_weight: NonNegative = 1.0
-    physics_weight: NonNegative = 0.05
+    physics_weight: NonNegative = 0.02
     components: Annotated[int, Field(ge=1, le=128)] = 24
     channels: Annotated[int, Field(ge=4, le=256)] = 24
     candidates: Annotated[int, Field(ge=4, le=1024)] = 32
     inputs: Literal["all", "no_residuals", "no_maps"] = "all"
-    reports_per_epoch: Annotated[int, Field(ge=16)] = 2500
+    reports_per_epoch: Annotated[int, Field(ge=16)] = 6000
     validation_reports: Annotated[int, Field(ge=1)] = 400
     # left out where empty: fingerprints are as they were without it
     cities: Annotated[tuple[CityName, ...], Field(exclude_if=lambda names: not names)] = ()
