@@ -5,9 +5,15 @@ the store, so nothing downstream runs on data that breaks a contract.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from assets.inputs import TrainingInputs
+
+SEPARATE = "No terminal and no labelled grid cell is in two splits."
+LEARNED = "No report of the tested ground trains, validates or calibrates."
 
 _FAILURES_SHOWN = 20
 _TEXT_SHOWN = 400
@@ -37,15 +43,27 @@ def conforms(data: Any, schema: Any, name: str = "schema") -> dg.AssetCheckResul
     return dg.AssetCheckResult(passed=True, check_name=name, metadata={"schema": title})
 
 
-def no_leak(violations: Mapping[str, int], name: str = "no_leak") -> dg.AssetCheckResult:
-    """Whether no terminal and no labelled grid cell is in two splits."""
+def no_leak(
+    violations: Mapping[str, int], name: str = "no_leak", kept: str = SEPARATE
+) -> dg.AssetCheckResult:
+    """Whether nothing breaks the separation of what is tested; `kept` says so in words."""
     return dg.AssetCheckResult(
         passed=not violations,
         check_name=name,
-        description="; ".join(f"{rule}: {count}" for rule, count in violations.items())
-        or "No terminal and no labelled grid cell is in two splits.",
+        description="; ".join(f"{rule}: {count}" for rule, count in violations.items()) or kept,
         metadata={f"violations/{rule}": int(count) for rule, count in violations.items()},
     )
+
+
+def nothing_tested_is_learned(read: "TrainingInputs") -> dg.AssetCheckResult:
+    """Whether no report that a stage learns from stands where its city is tested."""
+    from ueloc_core.measurement.dataset import load_reports
+    from ueloc_core.measurement.splits import SEPARATED_BY, training_violations
+
+    sets = [
+        (of.city, load_reports(*of.folders("measurement_set"), SEPARATED_BY)) for of in read.cities
+    ]
+    return no_leak(training_violations(read.city, sets), kept=LEARNED)
 
 
 def _broken(name: str, title: str, failures: list[str]) -> dg.AssetCheckResult:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ueloc_core.city import City
+from ueloc_core.errors import StoreError
 from ueloc_core.provenance import Artifact, ArtifactKey, Store, digest, digest_file, digest_folder
+from ueloc_core.training_cities import training_cities
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from ueloc_core.measurement.city_reports import CityReports
     from ueloc_core.radio.atlas import MapAtlas
 
 WORLD_STAGES = {"scenes": "world_scene", "sites": "world_sites", "maps": "world_radio_map"}
@@ -156,3 +159,80 @@ class CityInputs:
     def folders(self, *stages: str) -> list[Path]:
         """Folders of earlier results, in the order asked for."""
         return [self.results[name].path for name in stages]
+
+    @property
+    def named_digests(self) -> dict[str, str]:
+        """The digests under the city's name, where those of other cities stand beside them."""
+        return {f"{self.city.name}/{name}": content for name, content in self.digests.items()}
+
+    def reports_with_maps(self) -> "CityReports":
+        """The reports beside the maps that they are read against."""
+        from ueloc_core.measurement.city_reports import CityReports
+
+        return CityReports(self.city, *self.load())
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a stage that learns reads: maps and reports of the training cities, earlier results.
+
+    Attributes
+    ----------
+    city
+        The city that the stage is of.
+    cities
+        What it reads of the cities that train its model (`training_cities`).
+    results
+        Artifacts of the city by stage.
+    """
+
+    city: City
+    cities: tuple[CityInputs, ...]
+    results: dict[str, Artifact]
+
+    @classmethod
+    def require(cls, store: Store, city: City, *stages: str) -> "TrainingInputs":
+        """The data of the training cities, and the results of stages of the city.
+
+        Raises
+        ------
+        CityError
+            If the city file names other cities that cannot train it.
+        StoreError
+            If something has not been computed or is damaged.
+        """
+        read = tuple(_of_training_city(store, city, other) for other in training_cities(city))
+        return cls(
+            city, read, {name: store.require(ArtifactKey(city.name, name)) for name in stages}
+        )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content digests of what is read; those of named cities under the city's name."""
+        named = bool(self.city.training.cities)
+        read: dict[str, str] = {}
+        for of in self.cities:
+            read |= of.named_digests if named else of.digests
+        return read | {n: content_of(a, *_FILES_READ[n]) for n, a in self.results.items()}
+
+    def load(self) -> "list[CityReports]":
+        """The twin's atlas and the reports of each training city."""
+        return [of.reports_with_maps() for of in self.cities]
+
+    def folders(self, *stages: str) -> list[Path]:
+        """Folders of earlier results, in the order asked for."""
+        return [self.results[name].path for name in stages]
+
+
+def _of_training_city(store: Store, city: City, other: City) -> CityInputs:
+    try:
+        return CityInputs.require(store, other)
+    except StoreError as error:
+        if other.name == city.name:
+            raise
+        raise StoreError(
+            f"{city.name} is trained on {other.name}, but {error.problem}",
+            where=error.where,
+            remedy=f"'make demo CITY={city.name}' brings both up to date, or materialize "
+            f"measurement_set of {other.name} and what it reads.",
+        ) from error

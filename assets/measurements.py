@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checks import conforms, contract, no_leak
+from assets.checks import SEPARATE, conforms, contract, no_leak
 from assets.inputs import WORLD_STAGES, AtlasInputs, content_of, place_params
 from assets.partitions import (
     city_and_tile,
@@ -76,11 +76,7 @@ def measurements(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.
     ],
     check_specs=[
         contract("measurement_set"),
-        contract(
-            "measurement_set",
-            "no_leak",
-            "No terminal and no labelled grid cell is in two splits.",
-        ),
+        contract("measurement_set", "no_leak", SEPARATE),
     ],
     **stage("measurement", "ueloc_core.measurement.splits", {"xarray", "zarr"}),
 )

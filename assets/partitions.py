@@ -4,11 +4,14 @@ They are static and computed when the definitions load, so the graph is known wi
 an extract. A tile's key is ``<city>/<tile>``, such as ``helsinki/e753n13031``.
 """
 
+from collections.abc import Collection, Mapping
+
 import dagster as dg
 
 from ueloc_core.city import City, cities_dir, load_cities, load_city
 from ueloc_core.errors import CityError
 from ueloc_core.grid import Tile
+from ueloc_core.training_cities import training_cities
 
 
 def tile_key(city: City, tile_name: str) -> str:
@@ -75,3 +78,34 @@ TWIN_OF_THE_CITY = tuple(
     for name in ("radio_map", "scene", "sites")
 )
 """What a stage of a whole city reads of its tiles."""
+
+TRAINED_BY = {
+    name: tuple(other.name for other in training_cities(city)) for name, city in CITIES.items()
+}
+"""The cities whose reports train each city's model."""
+
+
+def _read_by(cities: Mapping[str, Collection[str]]) -> tuple[dg.AssetDep, ...]:
+    """Measurement set and tiles of the cities that each city reads."""
+    readers = {name: [city for city, read in cities.items() if name in read] for name in CITIES}
+    of_cities = {name: found for name, found in readers.items() if found}
+    of_tiles = {key: found for name, found in of_cities.items() for key in TILE_KEYS[name]}
+    return (
+        dg.AssetDep("measurement_set", partition_mapping=dg.StaticPartitionMapping(of_cities)),
+        *(
+            dg.AssetDep(name, partition_mapping=dg.StaticPartitionMapping(of_tiles))
+            for name in ("radio_map", "scene", "sites")
+        ),
+    )
+
+
+TRAINING_DATA = _read_by(TRAINED_BY)
+"""What a stage that learns reads: reports and maps of the training cities."""
+
+EVALUATION_DATA = _read_by(
+    {
+        name: (name, *TRAINED_BY[name][:1]) if city.unseen else (name,)
+        for name, city in CITIES.items()
+    }
+)
+"""What an evaluation reads: its city, and where that is unseen, the first training city too."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checks import conforms, contract
-from assets.inputs import CityInputs, place_params
-from assets.partitions import TWIN_OF_THE_CITY, city_partitions
+from assets.checks import LEARNED, conforms, contract, nothing_tested_is_learned
+from assets.inputs import TrainingInputs, place_params
+from assets.partitions import TRAINING_DATA, city_partitions
 from assets.resources import ArtifactStore
 from assets.results import materialized
 from assets.stages import code_version, log_progress, stage
@@ -19,21 +19,24 @@ _MODULE = "ueloc_core.localization.training"
 
 @dg.asset(
     partitions_def=city_partitions,
-    deps=["measurement_set", "map_error", *TWIN_OF_THE_CITY],
-    check_specs=[contract("posterior_model")],
+    deps=["map_error", *TRAINING_DATA],
+    check_specs=[
+        contract("posterior_model"),
+        contract("posterior_model", "no_leak", LEARNED),
+    ],
     **stage("localization", _MODULE, {"torch"}, heavy=True),
 )
 def posterior_model(
     context: dg.AssetExecutionContext, store: ArtifactStore
 ) -> dg.MaterializeResult:
-    """Checkpoint and learning curves of the network, trained on the city's training tiles."""
+    """Checkpoint and learning curves of the network, trained on the training cities' tiles."""
     import pandas as pd
 
     from ueloc_core.localization.schemas import HistorySchema
 
     city = load_city(context.partition_key)
     artifacts = store.open()
-    read = CityInputs.require(artifacts, city, "map_error")
+    read = TrainingInputs.require(artifacts, city, "map_error")
     key = ArtifactKey(city.name, "posterior_model")
     identity: dict[str, Any] = {
         "code_version": code_version(_MODULE),
@@ -49,10 +52,13 @@ def posterior_model(
         folders, progress = read.folders("map_error"), log_progress(context)
         resume = ResumePoint(artifacts.scratch(key), fingerprint_of(key, **identity))
         return build_posterior_model(
-            city, *read.load(), *folders, out, progress=progress, resume=resume
+            city, read.load(), *folders, out, progress=progress, resume=resume
         )
 
     artifact = artifacts.materialize(key, compute, **identity)
-    checks = [conforms(pd.read_parquet(artifact.path / "history.parquet"), HistorySchema)]
+    checks = [
+        conforms(pd.read_parquet(artifact.path / "history.parquet"), HistorySchema),
+        nothing_tested_is_learned(read),
+    ]
     logs = with_metadata(artifact, tensorboard=str(artifact.path / RUN_LOGS))
     return materialized(logs, schema=HistorySchema, preview="curves.png", checks=checks)

@@ -12,7 +12,8 @@ from dagster._core.execution.backfill import (
 )
 from dagster._core.utils import make_new_backfill_id
 
-from assets.partitions import TILE_KEYS, city_partitions
+from assets.partitions import TILE_KEYS, TRAINED_BY, city_partitions
+from pipelines.stages import TO_TRAIN_OTHERS
 
 CITY_TAG = "ueloc/city"
 _IN_PROGRESS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING]
@@ -20,6 +21,8 @@ _IN_PROGRESS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING]
 
 def submit_backfill(instance: dg.DagsterInstance, asset_graph: AssetGraph, city: str) -> str:
     """Ask the daemon to materialize every partition of a city, in the order of the lineage.
+
+    So it does with what the city reads of others that train its model.
 
     Returns
     -------
@@ -46,11 +49,17 @@ def submit_backfill(instance: dg.DagsterInstance, asset_graph: AssetGraph, city:
 
 
 def partitions_of(asset_graph: AssetGraph, city: str) -> AssetGraphSubset:
-    """All partitions of all assets that belong to a city."""
+    """All partitions of all assets that belong to a city, and those that train its model."""
     subsets = {}
     for key in asset_graph.materializable_asset_keys:
         partitions = asset_graph.get(key).partitions_def
         assert partitions is not None
-        keys = [city] if partitions == city_partitions else TILE_KEYS[city]
+        trains = TRAINED_BY[city] if key.to_user_string() in TO_TRAIN_OTHERS else ()
+        cities = dict.fromkeys((*trains, city))
+        keys = [
+            key
+            for name in cities
+            for key in ([name] if partitions == city_partitions else TILE_KEYS[name])
+        ]
         subsets[key] = partitions.subset_with_partition_keys(keys)
     return AssetGraphSubset(partitions_subsets_by_asset_key=subsets)

@@ -13,21 +13,6 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.partitions import city_partitions
 from pipelines.backfill import submit_backfill
 
-CITY_BEFORE_TILES = ("osm_extract",)
-TILE_STAGES = ("scene", "sites", "radio_map")
-TILE_AFTER_SITES = ("world_scene", "world_sites", "world_radio_map")
-TILE_AFTER_NEIGHBOURS = ("measurements",)
-CITY_AFTER_TILES = (
-    *("measurement_set", "path_traced_measurements", "map_error", "posterior_model"),
-    *("calibration", "evaluation"),
-)
-CITY_MAPS = ("coverage",)
-"""Stages in the order of the lineage; those of one line share a partition and so a run.
-
-The world of a tile reads the sites of the tiles around it, and its measurements their maps.
-No stage reads the city's maps, so they come last and keep nobody waiting.
-"""
-
 build_scenes = dg.define_asset_job(
     "build_scenes",
     ["scene", "sites"],

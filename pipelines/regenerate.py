@@ -1,8 +1,9 @@
 """Bring every stage of a city up to date from the command line, through Dagster, in process.
 
 ``python -m pipelines.regenerate helsinki`` makes one run a tile where tiles differ and one run
-for the stages of the whole city, in the order of the lineage. The runs are kept in the same
-Dagster instance that ``make ui`` shows.
+for the stages of the whole city, in the order of the lineage. Where its file names other cities
+that train its model (``training.cities``), their reports and maps are brought up to date first.
+The runs are kept in the same Dagster instance that ``make ui`` shows.
 """
 
 import argparse
@@ -21,25 +22,24 @@ from assets.partitions import tile_key
 from assets.resources import PROJECT_DIR, ArtifactStore
 from pipelines.definitions import build_defs
 from pipelines.instance import open_instance, owner_tags, recover_killed_runs
-from pipelines.jobs import (
+from pipelines.progress import Progress
+from pipelines.stages import (
     CITY_AFTER_TILES,
     CITY_BEFORE_TILES,
     CITY_MAPS,
-    TILE_AFTER_NEIGHBOURS,
-    TILE_AFTER_SITES,
-    TILE_STAGES,
+    CITY_REPORTS,
+    OF_TILES,
 )
-from pipelines.progress import Progress
 from ueloc_core.city import City, load_city
 from ueloc_core.errors import UelocError
 from ueloc_core.provenance import ArtifactKey
+from ueloc_core.training_cities import training_cities
 
 METHODS = ("network", "oracle", "grid_bayes_twin", "knn", "trilateration", "strongest_sector")
 COLUMNS = {"median_m": "median", "p67_m": "67%", "p90_m": "90%", "coverage_90": "coverage 90%"}
-EACH_TILE = (TILE_STAGES, TILE_AFTER_SITES, TILE_AFTER_NEIGHBOURS)
 STAGES = (
     *CITY_BEFORE_TILES,
-    *(stage for stages in EACH_TILE for stage in stages),
+    *(stage for stages in OF_TILES for stage in stages),
     *CITY_AFTER_TILES,
     *CITY_MAPS,
 )
@@ -64,18 +64,26 @@ class Tally:
 
 def plan(city: City) -> Iterator[Step]:
     """The runs that bring a city up to date, in the order of the lineage."""
-    yield Step(city.name, CITY_BEFORE_TILES)
-    for stages in EACH_TILE:
-        for tile in city.tile_names:
-            yield Step(tile_key(city, tile), stages)
+    for other in training_cities(city):
+        if other.name != city.name:
+            yield from _up_to_measurements(other)
+            yield Step(other.name, CITY_REPORTS)
+    yield from _up_to_measurements(city)
     yield Step(city.name, CITY_AFTER_TILES)
     yield Step(city.name, CITY_MAPS)
+
+
+def _up_to_measurements(city: City) -> Iterator[Step]:
+    yield Step(city.name, CITY_BEFORE_TILES)
+    for stages in OF_TILES:
+        for tile in city.tile_names:
+            yield Step(tile_key(city, tile), stages)
 
 
 def regenerate(
     city_name: str, *, store_url: str = "", home: Path | None = None, quiet: bool = False
 ) -> dict[str, Tally]:
-    """Bring every stage of a city up to date.
+    """Bring every stage of a city up to date, and what it reads of other cities.
 
     Parameters
     ----------
@@ -91,7 +99,7 @@ def regenerate(
     Returns
     -------
     dict
-        What each stage did, by stage.
+        What each stage did, by stage, over all these cities.
 
     Raises
     ------

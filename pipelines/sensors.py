@@ -14,6 +14,7 @@ _EVERY_S = 300
 def build_extract_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
     """A sensor that regenerates the cities whose extract's content has changed.
 
+    Cities that extend another are left to people: each costs a training of its own.
     Its cursor holds the digest of each city's extract. A city that it has not seen before is
     noted, not regenerated: that is a person's decision.
     """
@@ -30,6 +31,8 @@ def build_extract_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
         seen: dict[str, str] = json.loads(context.cursor or "{}")
         requests = []
         for name, city in load_cities().items():
+            if city.extends:
+                continue
             try:
                 path = local_source(city)
                 if path is None:

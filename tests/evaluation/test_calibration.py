@@ -24,6 +24,7 @@ from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.training import network_settings
 from ueloc_core.localization.windows import WindowReader
+from ueloc_core.measurement.city_reports import CityReports
 from ueloc_core.measurement.model import MapError, MeasurementModel
 
 CALIBRATION = SPLITS.index("calibration")
@@ -159,7 +160,9 @@ def test_equal_corrections_give_equal_levels(world):
 @pytest.mark.slow
 def test_the_stage_writes_what_it_says(world, tmp_path):
     city, atlas, reports, folder, _, _ = world
-    metadata = build_calibration(city, atlas, reports, folder, folder, tmp_path)
+    metadata = build_calibration(
+        city, [CityReports(city, atlas, reports)], folder, folder, tmp_path
+    )
     calibration = Calibration.load(tmp_path)
     assert metadata["reports"] == metadata["tracks"] == COUNT
     assert metadata["temperature"] == calibration.temperature
@@ -186,7 +189,8 @@ def test_the_stage_repeats_itself(world, tmp_path):
     found = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        found.append(build_calibration(city, atlas, reports, folder, folder, tmp_path / name))
+        sets = [CityReports(city, atlas, reports)]
+        found.append(build_calibration(city, sets, folder, folder, tmp_path / name))
     assert found[0] == found[1]
     texts = [(tmp_path / name / "calibration.json").read_text() for name in ("a", "b")]
     assert texts[0] == texts[1]
@@ -195,7 +199,7 @@ def test_the_stage_repeats_itself(world, tmp_path):
 def test_coverage_is_counted_by_stratum(world):
     city, _, reports, _, reader, _ = world
     levels = np.where(np.arange(COUNT) % 3 == 0, 0.95, 0.5)
-    table = coverage_table(city, reader, reports, {"x": levels})
+    table = coverage_table(city, [(reader, reports)], {"x": levels})
     heard = (reports.sector_id.values > 0).sum(axis=1)
     one = table[(table.stratum == "heard") & (table.value == "4-6")].iloc[0]
     mine = (heard >= 4) & (heard <= 6)
@@ -207,7 +211,7 @@ def test_too_few_reports_are_refused(world, tmp_path):
     city, atlas, reports, folder, _, _ = world
     few = reports.isel(report=slice(30))
     with pytest.raises(ReportError, match=r"splits\.calibration"):
-        build_calibration(city, atlas, few, folder, folder, tmp_path)
+        build_calibration(city, [CityReports(city, atlas, few)], folder, folder, tmp_path)
     one_track = reports.assign(track=("report", np.zeros(COUNT, np.int64)))
     with pytest.raises(ReportError, match=r"splits\.calibration"):
-        build_calibration(city, atlas, one_track, folder, folder, tmp_path)
+        build_calibration(city, [CityReports(city, atlas, one_track)], folder, folder, tmp_path)

@@ -14,8 +14,9 @@ from ueloc_core.localization.trainer import (
     steps_of,
     train_network,
 )
-from ueloc_core.localization.training import build_posterior_model
+from ueloc_core.localization.training import build_posterior_model, network_settings
 from ueloc_core.localization.windows import WindowReader
+from ueloc_core.measurement.city_reports import CityReports
 from ueloc_core.measurement.model import MapError, MeasurementModel
 
 ERROR = MapError(core_db=1.0, tail_logit=-3.0, tail_db=10.0, unhit_dbm=-135.0, unhit_db=8.0)
@@ -49,7 +50,10 @@ def build(reports, out, city=CITY, **options):
     (out / "map_error.json").write_text(json.dumps(ERROR.as_dict()))
     steps = []
     metadata = build_posterior_model(
-        city, default_atlas(), reports, out, out, lambda *step: steps.append(step), **options
+        city,
+        [CityReports(city, default_atlas(), reports)],
+        *(out, out, lambda *step: steps.append(step)),
+        **options,
     )
     return metadata, pd.read_parquet(out / "history.parquet"), steps
 
@@ -63,9 +67,10 @@ def training_data(reports):
 
 
 def run(data, logs, seed=1, resume=None, progress=None, **changes):
-    """A run of the loop on a fresh network, and the network."""
-    config = city_with(**changes).training
+    """A run of the loop on a fresh network, on the data of one city or of several."""
+    city, data = city_with(**changes), data if isinstance(data, list) else [data]
     torch.manual_seed(seed)
-    network = PosteriorNetwork(config.channels, config.components, CITY.grid.cell_m)
-    task = PosteriorTask(network, MODEL, config, steps_of(config, len(data.train)))
+    network = PosteriorNetwork(**network_settings(city))
+    steps = steps_of(city.training, sum(len(one.train) for one in data))
+    task = PosteriorTask(network, city.training, steps)
     return train_network(task, data, seed=seed, logs=logs, resume=resume, progress=progress)

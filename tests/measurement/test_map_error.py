@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_world import (
+    build_atlas,
     default_atlas,
     draw_dataset,
     draw_reports,
@@ -16,13 +17,13 @@ from made_up_world import (
 
 from ueloc_core.errors import ReportError, StoreError
 from ueloc_core.measurement import map_error
+from ueloc_core.measurement.city_reports import CityReports
 from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
 from ueloc_core.measurement.map_error import (
     FITTED,
     PLAIN,
+    Survey,
     build_map_error,
-    fit,
-    fit_serving,
     load_map_error,
 )
 from ueloc_core.measurement.timing import DelayMaps
@@ -60,6 +61,16 @@ def perturbed(maps, seed, *, core=0.0, common=0.0, site=0.0, tail_share=0.0, tai
     error = error + sites[:, maps.site.numpy()]
     error = error + (rng.random(level.shape) < tail_share) * tail * rng.standard_normal(level.shape)
     return replace(maps, rsrp_dbm=level + torch.from_numpy(error).float())
+
+
+def fit(city, batch, maps):
+    return map_error.fit([Survey(city, batch, maps, None)])
+
+
+def fit_serving(city, batch, serving, fitted):
+    nothing = torch.zeros(len(batch), 1, 1)
+    maps = LevelMaps(nothing, nothing, nothing, torch.zeros(1))
+    return map_error.fit_serving([Survey(city, batch, maps, serving)], fitted)
 
 
 def share(logit):
@@ -198,6 +209,59 @@ def test_what_no_report_tells_of_keeps_its_value(world):
     assert fit_serving(city, few, serving.rows(slice(10)), start) == start
 
 
+# -- several cities -----------------------------------------------------------------------
+
+
+def in_three(city, batch, maps, serving):
+    """The same reports as if three cities had sent them, of which one sent most."""
+    whole = Survey(city, batch, maps, serving)
+    return [whole.rows(torch.arange(a, b)) for a, b in ((0, 40), (40, COUNT - 60), (240, COUNT))]
+
+
+def test_cities_together_are_fitted_as_one(world):
+    """How reports are dealt out to cities does not matter."""
+    city, batch, maps, serving = world
+    wrong = perturbed(maps, 29, core=3.0, common=2.0)
+    parts = in_three(city, batch, wrong, serving)
+    whole, before, after = fit(city, batch, wrong)
+    pooled, *nats = map_error.fit(parts)
+    assert nats == pytest.approx([before, after], rel=1e-4)
+    for name, value in whole.as_dict().items():
+        assert pooled.as_dict()[name] == pytest.approx(value, rel=0.02, abs=0.02), name
+
+
+def test_cities_together_choose_the_errors_of_delays_angles_and_beams(world):
+    city, batch, maps, serving = world
+    rng = np.random.default_rng(30)
+    first = serving.delays.first_arrival_ns
+    late = first + torch.from_numpy(rng.normal(0, 20, first.shape)).float()
+    delays = DelayMaps(
+        late.clamp_min(0.0), serving.delays.line_of_sight, serving.delays.straight_ns
+    )
+    parts = in_three(city, batch, maps, replace(serving, delays=delays))
+    found = map_error.fit_serving(parts, MapError.none())
+    assert found.delay_core_ns == 20.0
+    assert found.azimuth_core_deg <= 1.0
+    kept = map_error._telling(parts, lambda reports: reports.ta)
+    told = [int((part.reports.ta != -1).sum()) for part in parts]
+    assert sum(told) > 200  # of all cities by their share of what tells, 200 together
+    shares = [len(part.reports) for part in kept]
+    assert 200 <= sum(shares) <= 202
+    np.testing.assert_allclose(shares, [200 * count / sum(told) for count in told], atol=1)
+
+
+def test_one_city_that_errs_is_heard_by_its_share(world):
+    """Half of the reports stand on maps off by 6 dB: neither what they nor what the others say."""
+    city, batch, maps, serving = world
+    halves = [torch.arange(0, COUNT // 2), torch.arange(COUNT // 2, COUNT)]
+    good, bad = (
+        Survey(city, batch, some, serving).rows(rows)
+        for some, rows in zip((maps, perturbed(maps, 31, core=6.0)), halves, strict=True)
+    )
+    errors = [core_db(map_error.fit(some)[0]) for some in ([good], [good, bad], [bad])]
+    assert errors[0] < errors[1] < errors[2]
+
+
 # -- the stage ----------------------------------------------------------------------------
 
 
@@ -210,6 +274,10 @@ def quickly(monkeypatch):
         monkeypatch.setattr(map_error, name, value)
 
 
+def of_one_city(atlas, reports):
+    return atlas.city, [CityReports(atlas.city, atlas, reports)]
+
+
 def training_set(count):
     atlas = default_atlas()
     reports = draw_dataset(atlas, count, seed=4)
@@ -218,10 +286,11 @@ def training_set(count):
 
 def test_the_stage_writes_what_it_says(tmp_path, quickly):
     atlas, reports = training_set(60)
-    metadata = build_map_error(made_up_city(), atlas, reports, tmp_path)
+    metadata = build_map_error(*of_one_city(atlas, reports), tmp_path)
     stored = load_map_error(tmp_path)
     assert stored.as_dict() == {k: metadata[k] for k in stored.as_dict()}
     assert metadata["reports"] == 60
+    assert metadata["cities"] == ["made_up"]
     assert metadata["nats_per_report_after"] < metadata["nats_per_report_before"]
     assert 0.3 <= stored.level_exponent <= 1
     # uniform over the outdoor ground would be about ln(79 000 m2) = 11.3 nats
@@ -235,7 +304,33 @@ def test_the_stage_writes_what_it_says(tmp_path, quickly):
 def test_too_few_reports_are_refused(tmp_path):
     atlas, reports = training_set(20)
     with pytest.raises(ReportError, match="20 training reports"):
-        build_map_error(made_up_city(), atlas, reports, tmp_path)
+        build_map_error(*of_one_city(atlas, reports), tmp_path)
+
+
+def test_the_stage_draws_from_all_its_cities(tmp_path, quickly, monkeypatch):
+    """In proportion to their training reports; a city without any is left out."""
+    atlas, reports = training_set(90)
+    other = build_atlas(made_up_city(name="other"), seed=3)
+    few = draw_dataset(other, 30, seed=5).assign(split=("report", np.zeros(30, np.int8)))
+    none = CityReports(atlas.city, atlas, reports.assign(split=reports.split + 1))
+    sets = [none, CityReports(atlas.city, atlas, reports), CityReports(other.city, other, few)]
+    seen = {}
+    plain = map_error.fit
+
+    def watch(surveys):
+        seen.update({survey.city.name: len(survey.reports) for survey in surveys})
+        return plain(surveys)
+
+    monkeypatch.setattr(map_error, "fit", watch)
+    metadata = build_map_error(made_up_city(name="third", seed=2), sets, tmp_path)
+    assert metadata["cities"] == ["made_up", "made_up", "other"]
+    assert metadata["reports"] == sum(seen.values()) == 60
+    assert seen["made_up"] == pytest.approx(45, abs=12)
+    assert load_map_error(tmp_path).as_dict() == {
+        name: metadata[name] for name in load_map_error(tmp_path).as_dict()
+    }
+    with pytest.raises(ReportError, match=r"made_up, other.*30 training reports"):
+        build_map_error(made_up_city(), [none, sets[2]], tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"core_db": 1, "unknown": 2}', "[1]"])

@@ -1,4 +1,7 @@
-"""Calibration of the posterior on its own tiles: temperature, covariance, conformal regions."""
+"""Calibration of the posterior on its own tiles: temperature, covariance, conformal regions.
+
+The tiles may be those of several cities, whose reports then count together.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ueloc_core.city import SPLITS, City
+from ueloc_core.city import City
 from ueloc_core.errors import ReportError
 from ueloc_core.evaluation.cases import cases_of
 from ueloc_core.evaluation.conformal import FOLDS, conform, folds_by_track, levels_by_others, pays
@@ -24,7 +27,7 @@ from ueloc_core.evaluation.diagnostics import (
 )
 from ueloc_core.evaluation.figures_of_merit import Coverage
 from ueloc_core.evaluation.ranks import hpd_level
-from ueloc_core.evaluation.refining import fit_refinement
+from ueloc_core.evaluation.refining import Known, fit_refinement
 from ueloc_core.evaluation.strata import STRATA, intervals_by_stratum
 from ueloc_core.localization.calibrated import FEATURES, Calibration, FeatureReader
 from ueloc_core.localization.localize import posterior_rasters
@@ -32,9 +35,16 @@ from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.training import load_network, predict, read_samples
 from ueloc_core.localization.windows import WindowReader
+from ueloc_core.measurement.city_reports import (
+    CityReports,
+    in_split,
+    names_of,
+    taken,
+    with_tracks_apart,
+)
+from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
-from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "4"
 
@@ -76,11 +86,20 @@ class Located:
     def __len__(self) -> int:
         return len(self.track)
 
+    @classmethod
+    def cat(cls, parts: Sequence["Located"]) -> "Located":
+        """Those of several cities, one after the other."""
+        return cls(
+            _joined([part.raw for part in parts]),
+            torch.cat([part.truth_m for part in parts]),
+            torch.cat([part.features for part in parts]),
+            np.concatenate([part.track for part in parts]),
+        )
+
 
 def build_calibration(
     city: City,
-    atlas: MapAtlas,
-    reports: xr.Dataset,
+    sets: Sequence[CityReports],
     map_error_folder: Path,
     model_folder: Path,
     out: Path,
@@ -98,8 +117,10 @@ def build_calibration(
 
     Parameters
     ----------
-    city, atlas, reports
-        The city, the twin's maps and the measurement set.
+    city
+        The city that it is for: its seed.
+    sets
+        Measurement sets of the cities that train it, with the twin's maps.
     map_error_folder, model_folder
         Folders of the map error and of the trained model.
     out
@@ -110,25 +131,27 @@ def build_calibration(
     ReportError
         If there are too few calibration reports.
     """
-    model = MeasurementModel(city.measurements, city.radio, load_map_error(map_error_folder))
-    reader = WindowReader(atlas, model)
-    network = load_network(model_folder)
+    map_error, network = load_map_error(map_error_folder), load_network(model_folder)
     rng = np.random.default_rng([city.seed, 8])
-    fitting, conformal = _choose(city, reports, rng)
-    located = locate_known(network, reader, fitting)
+    fitting, conformal = _choose(sets, map_error, rng)
+    located = Located.cat([locate_known(network, *known) for known in fitting])
     fitted, before, after = fit_scales(located, rng)
-    features, raw = held_levels(network, reader, conformal, (Calibration(), fitted), rng)
-    track = conformal.track.values
+    held = [held_levels(network, *known, (Calibration(), fitted), rng) for known in conformal]
+    features = np.concatenate([of_city for of_city, _ in held])
+    raw = [np.concatenate(of_cities) for of_cities in zip(*(own for _, own in held), strict=True)]
+    track = np.concatenate([reports.track.values for _, reports in conformal])
     calibration, nominal = conform(fitted, features, raw[1], track, rng, _LEVELS)
     one_level = levels_by_others(raw[0], folds_by_track(track, rng), _LEVELS)
     calibration.save(out / "calibration.json")
     levels = dict(zip(_STAGES, (raw[0], one_level, nominal), strict=True))
-    table = coverage_table(city, reader, conformal, levels)
+    table = coverage_table(city, conformal, levels)
     table.to_parquet(out / "coverage.parquet", index=False)
-    refiner = fit_refinement(network, reader, calibration, _first_of_tracks(conformal))
-    refiner.rule.save(out)
+    first = [(reader, _first_of_tracks(reports)) for reader, reports in conformal]
+    rule = fit_refinement(network, first, calibration)
+    rule.save(out)
     correction = calibration.of(torch.from_numpy(features))
     return {
+        "cities": names_of(sets),
         "reports": len(located) + len(track),
         "tracks": len(np.unique(located.track)) + len(np.unique(track)),
         "temperature": calibration.temperature,
@@ -141,8 +164,8 @@ def build_calibration(
         **{f"calibration_error_{k}": float(calibration_error(v)) for k, v in levels.items()},
         "verdict": str(diagnose_coverage(_one_a_track(nominal, track))),
         "coverage_90_by_stratum": _nested(table),
-        "refinement_acts": refiner.rule.acts,
-        "refinement": refiner.rule.note,
+        "refinement_acts": rule.acts,
+        "refinement": rule.note,
     }
 
 
@@ -231,15 +254,15 @@ def held_levels(
     return features, levels
 
 
-def coverage_table(
-    city: City, reader: WindowReader, reports: xr.Dataset, levels: Mapping[str, Array]
-) -> pd.DataFrame:
+def coverage_table(city: City, known: Sequence[Known], levels: Mapping[str, Array]) -> pd.DataFrame:
     """Coverage of 90% regions in each part of each stratum, with intervals by track.
 
     Parameters
     ----------
-    city, reader, reports
-        The reports, as `cases_of` takes them.
+    city
+        Its seed.
+    known
+        The reports, by city.
     levels
         Nominal level at each truth, by the name of what gave it.
 
@@ -248,7 +271,7 @@ def coverage_table(
     One row per part and name: stratum, value (the part), method (the name), metric, estimate,
     low, high and n (the reports in it).
     """
-    cases = cases_of(city, reader, reports).cases
+    cases = [case for reader, reports in known for case in cases_of(city, reader, reports).cases]
     circumstances = pd.DataFrame([case.circumstances for case in cases])
     fixes = pd.concat(
         [circumstances.assign(method=name, hpd_level=v) for name, v in levels.items()],
@@ -271,25 +294,34 @@ def coverage_table(
 
 
 def _choose(
-    city: City, reports: xr.Dataset, rng: np.random.Generator
-) -> tuple[xr.Dataset, xr.Dataset]:
+    sets: Sequence[CityReports], map_error: MapError, rng: np.random.Generator
+) -> tuple[list[Known], list[Known]]:
     """Calibration reports, whole tracks to fitting or to conformal levels, in their order.
 
     One report of each track comes first, because those of one track tell less.
     """
-    held = rng.permutation(np.flatnonzero(reports.split.values == SPLITS.index("calibration")))
-    track = reports.track.values
+    sets = with_tracks_apart(sets)
+    held = rng.permutation(in_split(sets, "calibration"))
+    track = np.concatenate([one.reports.track.values for one in sets])
     turn = pd.Series(track[held]).groupby(track[held]).cumcount().to_numpy()
     picked = np.sort(held[np.argsort(turn, kind="stable")][:_MAX_REPORTS])
     own = rng.permutation(np.unique(track[picked]))
     if len(picked) < _MIN_REPORTS or len(own) < _MIN_TRACKS:
         raise ReportError(
             f"{len(picked)} calibration reports of {len(own)} tracks are too few",
-            where=f"{city.name}: splits.calibration",
+            where=f"{', '.join(names_of(sets))}: splits.calibration",
             remedy=f"Name tiles whose sectors serve at least {_MIN_REPORTS} terminals.",
         )
     fits = np.isin(track[picked], own[: max(FOLDS, round(len(own) * _FITTING_SHARE))])
-    return reports.isel(report=picked[fits]), reports.isel(report=picked[~fits])
+    readers = [
+        WindowReader(one.atlas, MeasurementModel(one.city.measurements, one.city.radio, map_error))
+        for one in sets
+    ]
+    fitting, conformal = (
+        [(reader, one.reports) for reader, one in zip(readers, part, strict=True) if len(one)]
+        for part in (taken(sets, picked[fits]), taken(sets, picked[~fits]))
+    )
+    return fitting, conformal
 
 
 def _joined(parts: Sequence[Posterior]) -> Posterior:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ueloc_core.city import SPLITS, City
 from ueloc_core.evaluation import calibration_figures, figures, map_figures
@@ -38,14 +39,19 @@ from ueloc_core.localization.samples import read_samples
 from ueloc_core.localization.trilateration import Trilateration
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.city_reports import CityReports
 from ueloc_core.measurement.data_card import data_card, data_card_figure
 from ueloc_core.measurement.dataset import load_reports
 from ueloc_core.measurement.map_error import PLAIN, load_map_error, plain_settings
 from ueloc_core.measurement.model import MeasurementModel
+from ueloc_core.measurement.place_maps import PlaceMaps
 from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "5"
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL 1.0"
+
+SUMMARY_METRICS = (*HEADLINE_METRICS, MeanEnergyScore(), MedianArea90(), CalibrationError())
+"""What ``summary.json`` holds of each method."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -57,6 +63,7 @@ def build_evaluation(
     folders: Mapping[str, Path],
     out: Path,
     progress: Progress | None = None,
+    tuning: CityReports | None = None,
 ) -> dict[str, Any]:
     """Evaluate all methods; write tables, figures, ``summary.json`` and ``report.html``.
 
@@ -71,12 +78,15 @@ def build_evaluation(
         Folder to write to.
     progress
         Called with (reports done, reports, message).
+    tuning
+        Where the classic rivals choose what they have to choose; by default the city itself.
     """
     map_error = load_map_error(folders["map_error"])
     reader = WindowReader(atlas, MeasurementModel(city.measurements, city.radio, map_error))
-    locators = _Locators(city, reader, reports, folders, progress)
-    test = reports.split.values == SPLITS.index("test")
-    cases = cases_of(city, reader, choose_reports(city, reports, test))
+    locators = _Locators(
+        city, reader, tuning or CityReports(city, atlas, reports), folders, progress
+    )
+    cases = cases_of(city, reader, choose_reports(city, reports, tested(city, reports)))
     count = city.evaluation.example_posteriors
     wanted = set(np.linspace(0, len(cases) - 1, count + 2)[1:-1].astype(int).tolist())
     main, masses = locators.locate(cases, wanted)
@@ -109,7 +119,6 @@ def _card(reader: WindowReader, reports: xr.Dataset) -> dict[str, Any]:
 
 _STRATA = tuple(s for s in STRATA if s.name != "split")
 _RATIOS = (ErrorQuantile(0.5), ErrorQuantile(0.9), MeanEnergyScore())
-_BENCHMARK = (*HEADLINE_METRICS, MeanEnergyScore(), MedianArea90(), CalibrationError())
 _CARD = (
     *("reports", "tracks", "mean_sectors_heard", "outside_window_share", "indoor_share"),
     *("serving_line_of_sight_share", "mean_report_interval_s", "handover_share"),
@@ -118,13 +127,28 @@ _SHOWN = ("median_m", "p67_m", "p90_m", "nll_nats", "coverage_50", "coverage_90"
 
 
 def split_name(city: City) -> str:
-    """What is new in a city's test: the world's map where it differs from the twin's, or the area.
+    """What is new in a city's test: the city, the world's map where it is not the twin's, the area.
 
     >>> from ueloc_core.city import load_city
-    >>> split_name(load_city("helsinki"))
-    'test_area'
+    >>> [split_name(load_city(name)) for name in ("helsinki", "helsinki_osm", "monaco_unseen")]
+    ['test_area', 'mismatch_osm', 'test_city']
     """
+    if city.unseen:
+        return "test_city"
     return "test_area" if city.world.level == "none" else f"mismatch_{city.world.level}"
+
+
+def tested(city: City, reports: xr.Dataset) -> NDArray[np.bool_]:
+    """Which reports of a measurement set test a city: the test split, or all if it is unseen.
+
+    Of an unseen city also those count that no split uses, as far as their place is known and on
+    its tiles; nothing else uses them either.
+    """
+    if not city.unseen:
+        return np.asarray(reports.split.values == SPLITS.index("test"))
+    x_m, y_m = reports.x_m.values, reports.y_m.values
+    x0, y0, x1, y1 = city.window_cells.bounds_m
+    return np.asarray((x_m >= x0) & (x_m < x1) & (y_m >= y0) & (y_m < y1))
 
 
 class _PointMethod(Protocol):
@@ -141,7 +165,7 @@ class _Locators:
         self,
         city: City,
         reader: WindowReader,
-        reports: xr.Dataset,
+        known: CityReports,
         folders: Mapping[str, Path],
         progress: Progress | None,
     ) -> None:
@@ -157,15 +181,12 @@ class _Locators:
                 places, MeasurementModel(plain_settings(city.measurements), city.radio, plain)
             ),
         }
-        self.points: dict[str, _PointMethod] = {
-            "knn": Fingerprints.fit(places, reports),
-            "trilateration": Trilateration.fit(places, reports),
-            "weighted_centroid": WeightedCentroid.fit(places, reports),
-            "strongest_sector": StrongestSector(reader.atlas),
-        }
+        self.points = _points(places, known)
         self.locunet: LocUNet | None = None
-        if city.evaluation.locunet:
-            train, validation = (read_samples(reader, reports, s) for s in ("train", "validation"))
+        if city.evaluation.locunet:  # never of an unseen city: its file says so
+            train, validation = (
+                read_samples(reader, known.reports, s) for s in ("train", "validation")
+            )
             self.locunet, _ = train_locunet(city, reader, train, validation, progress)
 
     def locate(
@@ -191,6 +212,20 @@ class _Locators:
         if self.locunet is not None:
             rows += locunet_rows(self.reader, cases, self.locunet)
         return pd.DataFrame(rows), masses
+
+
+def _points(places: PlaceMaps, known: CityReports) -> dict[str, _PointMethod]:
+    """The methods that give a point alone over a city's maps, tuned where reports are known."""
+    there = PlaceMaps(known.atlas, known.city.measurements)
+    knn = Fingerprints.fit(there, known.reports)
+    ranges = Trilateration.fit(there, known.reports)
+    centroid = WeightedCentroid.fit(there, known.reports)
+    return {
+        "knn": Fingerprints(places.atlas, knn.neighbours, knn.timing_db_per_m),
+        "trilateration": Trilateration(places, ranges.path_loss, ranges.scales),
+        "weighted_centroid": WeightedCentroid(places, centroid.exponent, centroid.reach_m),
+        "strongest_sector": StrongestSector(places.atlas),
+    }
 
 
 def _example(
@@ -276,7 +311,9 @@ def _write(
     by_stratum(main, _STRATA).to_parquet(out / "strata.parquet", index=False)
     verdicts(main).to_parquet(out / "verdicts.parquet", index=False)
     bootstrap_ratios(main, _RATIOS, cluster="track").to_parquet(out / "ratios.parquet", index=False)
-    splits = {str(name): summary_dict(part, _BENCHMARK) for name, part in fixes.groupby("split")}
+    splits = {
+        str(name): summary_dict(part, SUMMARY_METRICS) for name, part in fixes.groupby("split")
+    }
     (out / "summary.json").write_text(json.dumps({"splits": splits}, indent=1))
     write_report(
         out / "report.html",

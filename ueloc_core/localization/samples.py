@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from ueloc_core.localization.windows import SYMMETRIES, WindowBatch, WindowReade
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import to_batch
 
-_ORDER_STREAM, _SYMMETRY_STREAM = 7, 11  # keep the random numbers of the two apart
+_ORDER_STREAM, _SYMMETRY_STREAM, _TURN_STREAM = 7, 11, 13  # their random numbers stay apart
 _MOST_READERS = 4
 
 
@@ -99,6 +99,38 @@ class EpochOrder:
         rank = np.arange(len(track)) - np.repeat(first, length)
         start = np.repeat(rng.random(len(length)), length)
         return by_track[np.argsort((rank + start) / np.repeat(length, length), kind="stable")]
+
+
+def turns(
+    reports: Sequence[int], batches: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which city each batch of a run is of, as a function of the seed alone.
+
+    Each takes its turn at equal distances, as often as its share of the reports asks for.
+
+    Parameters
+    ----------
+    reports
+        Training reports of each city, at least one.
+    batches
+        Batches of the run.
+    seed
+        Seed.
+
+    Returns
+    -------
+    tuple
+        Index of each batch's city, and how many batches of that city come before it, shapes
+        (batches,). A longer run begins with the same ones.
+    """
+    share = np.asarray(reports) / sum(reports)
+    start = np.random.default_rng([seed, _TURN_STREAM]).random(len(share))
+    many = [np.arange(int(np.ceil((batches + len(share)) * s)) + 2) for s in share]
+    time = np.concatenate([(k + u) / s for k, u, s in zip(many, start, share, strict=True)])
+    city = np.repeat(np.arange(len(share)), [len(k) for k in many])
+    number = np.concatenate(many)
+    order = np.argsort(time, kind="stable")[:batches]
+    return city[order], number[order]
 
 
 def draw_batch(

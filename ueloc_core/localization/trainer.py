@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -29,10 +30,12 @@ from ueloc_core.localization.samples import (
     available_cores,
     draw_batch,
     reader_threads,
+    turns,
 )
 from ueloc_core.localization.windows import WindowBatch, WindowReader
 
 _WARM_UP_SHARE = 0.05
+_SEED_STEP = 7919  # between the seeds of the cities' orders
 _TELL_EVERY = 25  # steps between two messages and two points of the TensorBoard curves
 
 
@@ -189,11 +192,25 @@ class Curves(pl.Callback):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run reads: windows of the training and of the validation reports."""
+    """What a run reads of a city: windows of its training and of its validation reports."""
 
     reader: WindowReader
     train: Samples
     validation: Samples
+
+    def drawn(self, batch_size: int, block: int, seed: int) -> Callable[[int], WindowBatch]:
+        """The training batch of a number, counted from 0; `block` of them are drawn at once."""
+        track = np.arange(len(self.train)) if self.train.track is None else self.train.track
+        order = EpochOrder(track, block * batch_size, seed)
+        of_block = lru_cache(maxsize=2)(lambda b: (order.reports(b), order.symmetries(b)))
+
+        def read(number: int) -> WindowBatch:
+            own, place = divmod(number, block)
+            part = slice(place * batch_size, (place + 1) * batch_size)
+            chosen, symmetry = (values[part] for values in of_block(own))
+            return draw_batch(self.reader, self.train, chosen, symmetry)
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -228,7 +245,7 @@ class TrainedNetwork:
 
 def train_network(
     task: PosteriorTask,
-    data: TrainingData,
+    data: Sequence[TrainingData],
     *,
     seed: int,
     logs: Path,
@@ -242,7 +259,8 @@ def train_network(
     task
         What is learned; its `steps` are those of `steps_of`.
     data
-        What it is learned from.
+        What it is learned from, by city. A batch is of one city; the cities take turns in
+        proportion to their training reports, and all are validated.
     seed
         Of the order of the reports and their symmetries.
     logs
@@ -318,32 +336,42 @@ def precision_of(config: TrainingConfig) -> str:
 
 
 def _loaders(
-    task: PosteriorTask, data: TrainingData, seed: int, trainer: pl.Trainer
+    task: PosteriorTask, data: Sequence[TrainingData], seed: int, trainer: pl.Trainer
 ) -> tuple[ReadAhead, ReadAhead]:
-    config, reader, size = task.config, data.reader, task.config.batch_size
+    config, device = task.config, trainer.strategy.root_device
     per_epoch = task.steps // config.epochs
-    size = min(size, len(data.train))
-    track = np.arange(len(data.train)) if data.train.track is None else data.train.track
-    order = EpochOrder(track, per_epoch * size, seed)
-    of_epoch = lru_cache(maxsize=2)(lambda epoch: (order.reports(epoch), order.symmetries(epoch)))
-    kept = min(config.validation_reports, len(data.validation))
-    held_back = np.linspace(0, len(data.validation) - 1, kept).astype(np.int64)
-    device = trainer.strategy.root_device
+    reports = [len(one.train) for one in data]
+    size = min(config.batch_size, sum(reports))
+    city, turn = turns(reports, task.steps + per_epoch, seed)
+    seeds = [seed, *(seed + _SEED_STEP * k for k in range(1, len(data)))]
+    drawn = [one.drawn(size, per_epoch, s) for one, s in zip(data, seeds, strict=True)]
+    held_back = _held_back(data, config.validation_reports, size)
 
     def read_train(number: int) -> WindowBatch:
-        epoch, place = divmod(number, per_epoch)
-        part = slice(place * size, (place + 1) * size)
-        chosen, symmetry = (values[part] for values in of_epoch(epoch))
-        return draw_batch(reader, data.train, chosen, symmetry).to(device)
+        return drawn[int(city[number])](int(turn[number])).to(device)
 
     def read_validation(number: int) -> WindowBatch:
-        chosen = held_back[number * size : (number + 1) * size]
-        return draw_batch(reader, data.validation, chosen).to(device)
+        one, chosen = held_back[number]
+        return draw_batch(one.reader, one.validation, chosen).to(device)
 
     return (
         ReadAhead(read_train, per_epoch, lambda: trainer.global_step),
-        ReadAhead(read_validation, -(-kept // size)),
+        ReadAhead(read_validation, len(held_back)),
     )
+
+
+def _held_back(
+    data: Sequence[TrainingData], most: int, size: int
+) -> list[tuple[TrainingData, NDArray[np.int64]]]:
+    """An even choice of the validation reports of all cities, in batches of one city each."""
+    last = np.cumsum([len(one.validation) for one in data])
+    chosen = np.linspace(0, last[-1] - 1, min(most, int(last[-1]))).astype(np.int64)
+    own = np.searchsorted(last, chosen, side="right")
+    batches = []
+    for k, one in enumerate(data):
+        mine = chosen[own == k] - (last[k] - len(one.validation))
+        batches += [(one, mine[i : i + size]) for i in range(0, len(mine), size)]
+    return batches
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -4,13 +4,12 @@ Lightning is imported when training begins: what only locates loads without it.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-import xarray as xr
 
 from ueloc_core.city import City
 from ueloc_core.errors import ModelError
@@ -20,10 +19,10 @@ from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.samples import Samples, read_samples
 from ueloc_core.localization.schemas import HistorySchema
 from ueloc_core.localization.windows import WindowBatch, WindowReader
+from ueloc_core.measurement.city_reports import CityReports, names_of
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.provenance import RUN_LOGS
-from ueloc_core.radio.atlas import MapAtlas
 
 if TYPE_CHECKING:
     from ueloc_core.localization.resume import ResumePoint
@@ -40,13 +39,14 @@ __all__ = [
 
 CODE_VERSION = "4"
 
+_SPLITS = ("train", "validation")
+
 Progress = Callable[[int, int, str], None]
 
 
 def build_posterior_model(
     city: City,
-    atlas: MapAtlas,
-    reports: xr.Dataset,
+    sets: Sequence[CityReports],
     map_error_folder: Path,
     out: Path,
     progress: Progress | None = None,
@@ -60,10 +60,8 @@ def build_posterior_model(
     ----------
     city
         Training settings and seed.
-    atlas
-        The twin's radio maps.
-    reports
-        The city's measurement set.
+    sets
+        Measurement sets of the cities that train it, with the twin's maps.
     map_error_folder
         Folder of the fitted map error.
     out
@@ -76,7 +74,7 @@ def build_posterior_model(
     Raises
     ------
     ModelError
-        If a split has no reports, or the loss is no number.
+        If a split of a city has no reports, or the loss is no number.
     """
     # Lightning loads for seconds
     from ueloc_core.localization import trainer  # noqa: PLC0415
@@ -84,23 +82,28 @@ def build_posterior_model(
 
     config = city.training
     torch.manual_seed(city.seed)
-    model = MeasurementModel(city.measurements, city.radio, load_map_error(map_error_folder))
-    reader = WindowReader(atlas, model)
-    splits = {name: read_samples(reader, reports, name) for name in ("train", "validation")}
-    for name, samples in splits.items():
-        if not len(samples):
-            raise ModelError(
-                f"no report is in the {name} split",
-                where=f"{city.name}: training",
-                remedy="Name other tiles in 'splits', or draw more tracks.",
-            )
+    map_error = load_map_error(map_error_folder)
+    data = []
+    for one in sets:
+        model = MeasurementModel(one.city.measurements, one.city.radio, map_error)
+        reader = WindowReader(one.atlas, model)
+        splits = {name: read_samples(reader, one.reports, name) for name in _SPLITS}
+        for name, samples in splits.items():
+            if not len(samples):
+                raise ModelError(
+                    f"no report is in the {name} split",
+                    where=f"{one.city.name}: training",
+                    remedy="Name other tiles in 'splits', or draw more tracks.",
+                )
+        data.append(trainer.TrainingData(reader, **splits))
+    train_reports = [len(of_city.train) for of_city in data]
     network = PosteriorNetwork(**network_settings(city))
     channels_last(network)
     logs = (out if resume is None else resume.folder) / RUN_LOGS  # one log of a killed run
-    steps = trainer.steps_of(config, len(splits["train"]))
+    steps = trainer.steps_of(config, sum(train_reports))
     trained = trainer.train_network(
         trainer.PosteriorTask(network, config, steps),
-        trainer.TrainingData(reader, **splits),
+        data,
         seed=city.seed,
         logs=logs,
         progress=progress,
@@ -115,8 +118,10 @@ def build_posterior_model(
     draw_curves(table, trained.best_epoch, out / "curves.png")
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "train_reports": len(splits["train"]),
-        "validation_reports": len(splits["validation"]),
+        "cities": names_of(sets),
+        "train_reports": sum(train_reports),
+        "train_reports_by_city": dict(zip(names_of(sets), train_reports, strict=True)),
+        "validation_reports": sum(len(of_city.validation) for of_city in data),
         "epochs": config.epochs,
         "steps": steps,
         "terms": [name for name in ("coarse", "fine", "physics") if name in set(table.term)],

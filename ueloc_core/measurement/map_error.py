@@ -1,24 +1,25 @@
 """The twin's map error, fitted on training reports by maximum likelihood.
 
 What an engineer would learn from a drive test: at known places, the reports say how far the
-maps are off. It is the same likelihood that locates, maximised over the error's parameters.
+maps are off. It is the same likelihood that locates, maximised over the error's parameters. The
+reports may be of several cities: the error is then what their maps have in common.
 """
 
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
-from ueloc_core.city import SPLITS, City
+from ueloc_core.city import City
 from ueloc_core.errors import ReportError, StoreError
 from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.measurement.city_reports import CityReports, in_split, names_of, taken
 from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.level_tables import log_prob_over
 from ueloc_core.measurement.levels import LevelLikelihood, LevelMaps, MapError
@@ -27,7 +28,6 @@ from ueloc_core.measurement.place_maps import Around, PlaceMaps
 from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.measurement.settings import MeasurementConfig
-from ueloc_core.radio.atlas import MapAtlas
 
 CODE_VERSION = "3"
 
@@ -77,42 +77,80 @@ _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
 
 
-def build_map_error(city: City, atlas: MapAtlas, reports: xr.Dataset, out: Path) -> dict[str, Any]:
+Located = tuple[CityReports, PlaceMaps]
+"""Reports with their true positions, and the maps of their city."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Reports of one city from known places, and what the twin's maps say there.
+
+    Attributes
+    ----------
+    city
+        Measurement settings and radio.
+    reports
+        n reports.
+    levels, serving
+        The twin's maps where they come from, one place each.
+    """
+
+    city: City
+    reports: ReportBatch
+    levels: LevelMaps
+    serving: ServingMaps
+
+    @classmethod
+    def of(cls, one: CityReports, places: PlaceMaps) -> "Survey":
+        """The survey of reports with their true positions, by the maps of their city."""
+        batch = to_batch(one.reports, one.atlas)
+        x_m, y_m = one.reports.x_m.values, one.reports.y_m.values
+        serving = places.serving_at(batch.sector[:, 0].numpy(), x_m, y_m)
+        return cls(one.city, batch, places.levels_at(x_m, y_m), serving)
+
+    def rows(self, chosen: Tensor) -> "Survey":
+        """Some of its reports."""
+        maps = self.levels
+        levels = LevelMaps(
+            maps.rsrp_dbm[chosen], maps.se_db[chosen], maps.noise_db[chosen], maps.site
+        )
+        return Survey(self.city, self.reports[chosen], levels, self.serving.rows(chosen))
+
+
+def build_map_error(city: City, sets: Sequence[CityReports], out: Path) -> dict[str, Any]:
     """Fit `MapError` on the training reports and write ``map_error.json``.
 
     Parameters
     ----------
     city
-        Measurement settings and seed.
-    atlas
-        The twin's radio maps.
-    reports
-        The city's measurement set.
+        The city that it is fitted for: its seed.
+    sets
+        Measurement sets of the cities that train it, with the twin's maps.
     out
         Folder to write to.
     """
-    train = np.flatnonzero(reports.split.values == SPLITS.index("train"))
+    train = in_split(sets, "train")
     if len(train) < _MIN_REPORTS:
         raise ReportError(
             f"{len(train)} training reports are too few to fit the map error",
-            where=f"{city.name}: measurements.tracks.tracks_per_hectare",
+            where=f"{', '.join(names_of(sets))}: measurements.tracks.tracks_per_hectare",
             remedy=f"At least {_MIN_REPORTS} are needed.",
         )
     rng = np.random.default_rng([city.seed, 6])
+    places = [PlaceMaps(one.atlas, one.city.measurements) for one in sets]
     chosen = np.sort(rng.permutation(train)[:_MAX_REPORTS])
-    sample = reports.isel(report=chosen)
-    batch, places = to_batch(sample, atlas), PlaceMaps(atlas, city.measurements)
-    x_m, y_m = sample.x_m.values, sample.y_m.values
-    maps = places.levels_at(x_m, y_m)
-    fitted, before, after = fit(city, batch, maps)
-    serving = places.serving_at(batch.sector[:, 0].numpy(), x_m, y_m)
-    fitted = fit_serving(city, batch, serving, fitted)
-    located = reports.isel(report=np.sort(rng.permutation(train)[:_EXPONENT_REPORTS]))
-    fitted, nll = fit_exponent(city, places, located, fitted)
-    plain, plain_nll = fit_plain(city, places, located, fitted)
+    parts = zip(taken(sets, chosen), places, strict=True)
+    surveys = [Survey.of(part, maps) for part, maps in parts if len(part)]
+    fitted, before, after = fit(surveys)
+    fitted = fit_serving(surveys, fitted)
+    chosen_too = taken(sets, np.sort(rng.permutation(train)[:_EXPONENT_REPORTS]))
+    located = list(zip(chosen_too, places, strict=True))
+    fitted, nll = fit_exponent(located, fitted)
+    plain, plain_nll = fit_plain(located, fitted)
     for name, error in ((FITTED, fitted), (PLAIN, plain)):
         (out / f"{name}.json").write_text(json.dumps(error.as_dict(), indent=1))
     return {
+        "cities": names_of(sets),
         "reports": len(chosen),
         "position_nll_nats": nll,
         "plain_position_nll_nats": plain_nll,
@@ -142,17 +180,13 @@ def load_map_error(folder: Path, name: str = FITTED) -> MapError:
         ) from error
 
 
-def fit(city: City, reports: ReportBatch, maps: LevelMaps) -> tuple[MapError, float, float]:
+def fit(surveys: Sequence[Survey]) -> tuple[MapError, float, float]:
     """Maximise the likelihood of levels at known places over the map error.
 
     Parameters
     ----------
-    city
-        Measurement settings.
-    reports
-        n reports.
-    maps
-        The twin's levels where they come from, one place each.
+    surveys
+        Reports with the twin's levels where they come from, by city.
 
     Returns
     -------
@@ -167,77 +201,84 @@ def fit(city: City, reports: ReportBatch, maps: LevelMaps) -> tuple[MapError, fl
     def current() -> MapError:
         return MapError(**{name: _from_raw(name, value) for name, value in raw.items()})
 
+    def log_prob(survey: Survey, error: MapError) -> Tensor:
+        levels = LevelLikelihood(survey.city.measurements, error, _FIT_STEP_DB)
+        return levels.direct(survey.reports, survey.levels)
+
     optimiser = torch.optim.Adam(raw.values(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS, _LEARNING_RATE / 10)
     losses: list[float] = []
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        levels = LevelLikelihood(city.measurements, current(), _FIT_STEP_DB)
-        loss = -levels.direct(reports, maps).mean()
+        error = current()
+        loss = -torch.cat([log_prob(survey, error) for survey in surveys]).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         losses.append(float(loss.detach()))
     with torch.no_grad():
         values = current().as_dict()
-    values["total_db"] = _total_error_db(city, reports, maps)
+    values["total_db"] = _total_error_db(surveys)
     return MapError(**values), losses[0], losses[-1]
 
 
 @torch.no_grad()
-def fit_serving(
-    city: City, reports: ReportBatch, serving: ServingMaps, fitted: MapError
-) -> MapError:
+def fit_serving(surveys: Sequence[Survey], fitted: MapError) -> MapError:
     """Choose the errors of delays, azimuths and beams that make the reports most likely.
 
     Parameters
     ----------
-    city
-        Measurement settings.
-    reports
-        n reports.
-    serving
-        The twin's maps of their serving sectors where they come from, one place each.
+    surveys
+        Reports with the twin's maps of their serving sectors where they come from, by city.
     fitted
         The error fitted so far; what no report tells of keeps its value.
     """
-    present = (reports.ta, reports.aoa, reports.beam[:, 0])
-    for grid, code in zip(_SEARCHED, present, strict=True):
-        there = torch.nonzero(code != MISSING)[:_SERVING_REPORTS, 0]
-        if len(there) < _MIN_REPORTS:
+    told: tuple[Callable[[ReportBatch], Tensor], ...] = (
+        lambda reports: reports.ta,
+        lambda reports: reports.aoa,
+        lambda reports: reports.beam[:, 0],
+    )
+    for grid, code in zip(_SEARCHED, told, strict=True):
+        some = _telling(surveys, code)
+        if sum(len(survey.reports) for survey in some) < _MIN_REPORTS:
             continue
-        some, maps = reports[there], serving.rows(there)
         best = -np.inf
         for values in itertools.product(*grid.values()):
             trial = replace(fitted, **dict(zip(grid, values, strict=True)))
-            value = _serving_log_prob(city, some, maps, trial)
+            value = _serving_log_prob(some, trial)
             if value > best:
                 best, chosen = value, trial
         fitted = chosen
     return fitted
 
 
-def _serving_log_prob(
-    city: City, reports: ReportBatch, serving: ServingMaps, error: MapError
-) -> float:
-    model = MeasurementModel(city.measurements, city.radio, error)
-    sinr = model.expected_uplink_db(reports, serving)
-    value = model.timing.direct(reports, serving.delays, sinr)
-    return float((value + model.directions(reports, serving, sinr)).mean())
+def _telling(surveys: Sequence[Survey], code: Callable[[ReportBatch], Tensor]) -> list[Survey]:
+    """The first reports that hold a field, of each city by its share of them."""
+    there = [torch.nonzero(code(survey.reports) != MISSING)[:, 0] for survey in surveys]
+    shares = _shares([len(rows) for rows in there], _SERVING_REPORTS)
+    chosen = zip(surveys, there, shares, strict=True)
+    return [survey.rows(rows[:share]) for survey, rows, share in chosen if share]
+
+
+def _serving_log_prob(surveys: Sequence[Survey], error: MapError) -> float:
+    found = []
+    for survey in surveys:
+        model = MeasurementModel(survey.city.measurements, survey.city.radio, error)
+        reports, serving = survey.reports, survey.serving
+        sinr = model.expected_uplink_db(reports, serving)
+        value = model.timing.direct(reports, serving.delays, sinr)
+        found.append(value + model.directions(reports, serving, sinr))
+    return float(torch.cat(found).mean())
 
 
 @torch.no_grad()
-def fit_exponent(
-    city: City, places: PlaceMaps, reports: xr.Dataset, fitted: MapError
-) -> tuple[MapError, float]:
+def fit_exponent(sets: Sequence[Located], fitted: MapError) -> tuple[MapError, float]:
     """Choose the levels' exponent that makes the true positions most likely.
 
     Parameters
     ----------
-    city, places
-        Measurement settings and the twin's maps.
-    reports
-        Training reports with their true positions.
+    sets
+        Training reports with their true positions and the twin's maps, by city.
     fitted
         The error fitted so far.
 
@@ -246,24 +287,23 @@ def fit_exponent(
     tuple
         The error with its exponent, and the mean position NLL of these reports [nats].
     """
-    model = MeasurementModel(city.measurements, city.radio, replace(fitted, level_exponent=1.0))
-    batch = to_batch(reports, places.atlas)
+    error = replace(fitted, level_exponent=1.0)
     exponents = torch.tensor(_EXPONENTS, dtype=torch.float64)[:, None]
     total, used = torch.zeros(len(_EXPONENTS), dtype=torch.float64), 0
-    for around, place, report in _located(places, batch, reports):
-        levels = log_prob_over(model.levels, report, around.levels)[0].double()
-        others = _others(model, report, around)
-        log_mass = torch.log_softmax(others + exponents * levels, dim=1)
-        total -= log_mass[:, place] - 2 * np.log(around.window.cell_m)
-        used += 1
+    for one, places in sets:
+        model = MeasurementModel(one.city.measurements, one.city.radio, error)
+        for around, place, report in _located(one, places):
+            levels = log_prob_over(model.levels, report, around.levels)[0].double()
+            others = _others(model, report, around)
+            log_mass = torch.log_softmax(others + exponents * levels, dim=1)
+            total -= log_mass[:, place] - 2 * np.log(around.window.cell_m)
+            used += 1
     best = int(total.argmin())
     return replace(fitted, level_exponent=_EXPONENTS[best]), float(total[best]) / max(used, 1)
 
 
 @torch.no_grad()
-def fit_plain(
-    city: City, places: PlaceMaps, reports: xr.Dataset, fitted: MapError
-) -> tuple[MapError, float]:
+def fit_plain(sets: Sequence[Located], fitted: MapError) -> tuple[MapError, float]:
     """Gaussian noise of the one width that makes the true positions most likely.
 
     What plain grid Bayes takes for map error, shadowing and gain offset together: the same for
@@ -272,8 +312,8 @@ def fit_plain(
 
     Parameters
     ----------
-    city, places, reports
-        As of `fit_exponent`; the first reports are used.
+    sets
+        As of `fit_exponent`; the first reports of each city are used.
     fitted
         The whole error, for what the noise does not describe (unhit levels, delays, angles).
 
@@ -286,18 +326,19 @@ def fit_plain(
         name: getattr(fitted, name)
         for name in ("unhit_dbm", "unhit_db", "delay_core_ns", "azimuth_core_deg", "beam_db")
     }
-    reports = reports.isel(report=slice(_PLAIN_REPORTS))
-    batch = to_batch(reports, places.atlas)
     trials = [MapError(core_db=sigma, **kept) for sigma in _PLAIN_SIGMAS_DB]
-    settings = plain_settings(city.measurements)
-    models = [MeasurementModel(settings, city.radio, error) for error in trials]
     total, used = np.zeros(len(trials)), 0
-    for around, place, report in _located(places, batch, reports):
-        for k, model in enumerate(models):
-            levels = log_prob_over(model.levels, report, around.levels)[0].double()
-            log_mass = torch.log_softmax(levels + _others(model, report, around), dim=0)
-            total[k] -= float(log_mass[place]) - 2 * np.log(around.window.cell_m)
-        used += 1
+    shares = _shares([len(one) for one, _ in sets], _PLAIN_REPORTS)
+    for (one, places), share in zip(sets, shares, strict=True):
+        settings = plain_settings(one.city.measurements)
+        models = [MeasurementModel(settings, one.city.radio, error) for error in trials]
+        first = replace(one, reports=one.reports.isel(report=slice(share)))
+        for around, place, report in _located(first, places):
+            for k, model in enumerate(models):
+                levels = log_prob_over(model.levels, report, around.levels)[0].double()
+                log_mass = torch.log_softmax(levels + _others(model, report, around), dim=0)
+                total[k] -= float(log_mass[place]) - 2 * np.log(around.window.cell_m)
+            used += 1
     best = int(total.argmin())
     return trials[best], float(total[best]) / max(used, 1)
 
@@ -309,13 +350,18 @@ def plain_settings(settings: MeasurementConfig) -> MeasurementConfig:
     return settings.model_copy(update={"shadowing": shadowing, "terminal": terminal})
 
 
-def _located(
-    places: PlaceMaps, batch: ReportBatch, reports: xr.Dataset
-) -> Iterator[tuple[Around, int, ReportBatch]]:
+def _shares(counts: Sequence[int], most: int) -> list[int]:
+    """How many of the reports of each city are `most` of all."""
+    total = max(sum(counts), most)
+    return [-(-most * count // total) for count in counts]
+
+
+def _located(one: CityReports, places: PlaceMaps) -> Iterator[tuple[Around, int, ReportBatch]]:
     """Reports one by one with the maps around their serving sector and their true place there.
 
     Places that the twin does not hold are left out: no error makes them likelier.
     """
+    reports, batch = one.reports, to_batch(one.reports, one.atlas)
     for i in np.argsort(batch.sector[:, 0].numpy(), kind="stable"):
         around = places.around(int(batch.sector[i, 0]))
         place = around.index_of(float(reports.x_m[i]), float(reports.y_m[i]))
@@ -329,17 +375,26 @@ def _others(model: MeasurementModel, report: ReportBatch, around: Around) -> Ten
     return (value + model.serving_log_prob(report, around.serving))[0].double()
 
 
-def _total_error_db(city: City, reports: ReportBatch, maps: LevelMaps) -> float:
+def _total_error_db(surveys: Sequence[Survey]) -> float:
     """Map error of the unreported power [dB] that makes the quality fields most likely."""
-    mapped = (10 ** (maps.rsrp_dbm[..., 0] / 10)).nan_to_num(0.0)
-    heard = torch.zeros(len(reports), mapped.shape[1] + 1, dtype=torch.bool)
-    heard.scatter_(1, torch.where(reports.heard, reports.sector, mapped.shape[1]), value=True)
-    unreported = (mapped * ~heard[:, :-1]).sum(dim=1)
-    table = QualityLikelihood(city.measurements.quality, city.radio, 0.0).table(reports)
+    told = []
+    for survey in surveys:
+        city, reports = survey.city, survey.reports
+        mapped = (10 ** (survey.levels.rsrp_dbm[..., 0] / 10)).nan_to_num(0.0)
+        heard = torch.zeros(len(reports), mapped.shape[1] + 1, dtype=torch.bool)
+        heard.scatter_(1, torch.where(reports.heard, reports.sector, mapped.shape[1]), value=True)
+        unreported = (mapped * ~heard[:, :-1]).sum(dim=1)
+        table = QualityLikelihood(city.measurements.quality, city.radio, 0.0).table(reports)
+        told.append((city, table, unreported))
     best, best_value = 0.0, -np.inf
     for total_db in np.arange(0.0, 8.01, 0.5):
-        quality = QualityLikelihood(city.measurements.quality, city.radio, float(total_db))
-        value = float(quality.log_prob(table, unreported).mean())
+        found = [
+            QualityLikelihood(city.measurements.quality, city.radio, float(total_db)).log_prob(
+                table, unreported
+            )
+            for city, table, unreported in told
+        ]
+        value = float(torch.cat(found).mean())
         if value > best_value:
             best, best_value = float(total_db), value
     return best

@@ -10,13 +10,14 @@ The set is stored split by split, the tracks of each in random order, so that an
 is a random sample of it (`ueloc_core.measurement.random_reads`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from pyproj import Transformer
 from scipy.ndimage import distance_transform_edt
 
 from ueloc_core.city import SPLITS, City
@@ -28,6 +29,8 @@ from ueloc_core.radio.sites import load_sectors
 
 CODE_VERSION = "2"
 UNUSED = -1
+SEPARATED_BY = ("x_m", "y_m", "track", "split")
+"""Variables of a measurement set that tell whether splits are apart."""
 
 _PROTECTED_FIRST = ("test", "calibration", "validation", "train")
 _STREAM = 10  # of the city's seed: the order of the tracks
@@ -146,6 +149,54 @@ def split_violations(reports: xr.Dataset, city: City) -> dict[str, int]:
         "labels_off_the_tiles": int((used & ~placed).sum()),
     }
     return {name: count for name, count in found.items() if count}
+
+
+def training_violations(city: City, sets: Iterable[tuple[City, xr.Dataset]]) -> dict[str, int]:
+    """What of the ground on which a city is tested reaches its model; empty when nothing does.
+
+    Its own set must be split (`split_violations`). Of the other cities, reports that train,
+    validate or calibrate are counted that stand on a grid cell with a test label, on a test
+    tile, or within the guard band of either. An unseen city is tested on all of its tiles.
+
+    Parameters
+    ----------
+    city
+        The city whose model it is.
+    sets
+        The cities that train it, with their measurement sets (`SEPARATED_BY`).
+    """
+    sets = list(sets)
+    ground = city.window_cells.buffered(city.splits.guard_m)
+    tested = np.zeros(ground.shape, dtype=bool)
+    found = {}
+    if city.unseen:
+        tested[city.window_cells.slices_in(ground)] = True
+    for own in (reports for other, reports in sets if other.name == city.name):
+        found = split_violations(own, city)
+        tested = _test_ground(city, ground)
+        x_m, y_m = own.x_m.values, own.y_m.values
+        test = (own.split.values == SPLITS.index("test")) & _on_ground(ground, x_m, y_m)
+        tested[ground.indices(x_m[test], y_m[test])] = True
+    tested = _within(tested, city.splits.guard_m, ground.cell_m)
+    for other, reports in sets:
+        if other.name != city.name or city.unseen:
+            count = _standing_on(tested, ground, city, other, reports)
+            found[f"reports_of_{other.name}_on_tested_ground"] = count
+    return {name: count for name, count in found.items() if count}
+
+
+def _standing_on(
+    tested: NDArray[np.bool_], ground: Window, city: City, other: City, reports: xr.Dataset
+) -> int:
+    """Reports of another city that are used and stand on tested cells of this one's ground."""
+    split = reports.split.values
+    used = (split != UNUSED) & (split != SPLITS.index("test"))
+    x_m, y_m = reports.x_m.values[used], reports.y_m.values[used]
+    if other.crs_code != city.crs_code:
+        project = Transformer.from_crs(other.crs_code, city.crs_code, always_xy=True)
+        x_m, y_m = project.transform(x_m, y_m)
+    here = _on_ground(ground, x_m, y_m)
+    return int(tested[ground.indices(x_m[here], y_m[here])].sum())
 
 
 def _gather(city: City, folders: Mapping[str, Path]) -> xr.Dataset:
