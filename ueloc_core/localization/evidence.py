@@ -30,7 +30,7 @@ _REACH = 2.6  # standard deviations of the shifts
 _SILENT_DB = 8.0  # between the shifts at which silence is evaluated
 _BLOCK_NS = 30.0  # scatter of delays within a block
 _LEAST_BLOCK = -12.0  # nats: a block's middle does not stand for all of its cells
-_QUALITY_COARSER = 2.0  # steps than those of the measurement model
+_QUALITY_STEPS = (2.5, 2.0)  # factor of the load's step, and step of the power [dB]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -172,12 +172,15 @@ class ClassTables:
         own = ceilings_dbm[pairs.report][:, None, None]
         found = found - log_silence(maps.levels, own, mean, spread, share)
         count = len(shifts.common) // 2
-        self._step = torch.arange(-count, count + 1, device=mean.device)
-        self._pad = round(count * shifts.step_db / NODE_DB)
-        self._nodes = mean.shape[1]
-        self._table = torch.nn.functional.pad(found, (self._pad, self._pad), mode="replicate")
-        shift = shifts.step_db * self._step
-        self._ceilings_dbm = ceilings_dbm[:, None] - shift[:, None]
+        step = torch.arange(-count, count + 1, device=mean.device)
+        pad = round(count * shifts.step_db / NODE_DB)
+        wide = torch.nn.functional.pad(found, (pad, pad), mode="replicate")
+        node = torch.arange(mean.shape[1], device=mean.device)[:, None]
+        shifted = node + pad + (step * shifts.step_db / NODE_DB).round().long()
+        rows = wide[..., shifted].flatten(0, 2)  # (pair and class, shift)
+        self._rows = torch.cat([rows, rows.new_zeros(1, len(step))])
+        self._classes = mean.numel()
+        self._ceilings_dbm = ceilings_dbm[:, None] - (shifts.step_db * step)[:, None]
 
     def at(self, classes: Tensor, ground: Tensor) -> Tensor:
         """Log-likelihood of all levels and silences, (report, block) or (report, block, cell).
@@ -189,21 +192,20 @@ class ClassTables:
         ground
             Rows of the ground's tables, shape (report, block).
         """
-        flat, count = self._table.flatten(), len(self.pairs.report)
-        classes = classes.int()
-        row = torch.div(classes, self._nodes, rounding_mode="floor")
-        first = self._table[0].numel() * torch.arange(count, device=classes.device)
-        first = first.int().reshape(-1, *([1] * (classes.ndim - 1))) + self._pad
-        index = classes + 2 * self._pad * row + first
+        pairs, places = self.pairs, classes[0].numel()
+        count, slots = len(ground), int(pairs.slot.max()) + 1
+        first = self._classes * torch.arange(len(classes), device=classes.device)
+        index = classes.flatten(1).int() + first.int()[:, None]
+        bags = index.new_full((count, slots, places), len(self._rows) - 1)
+        bags[pairs.report, pairs.slot] = index
+        bags = bags.transpose(1, 2).reshape(-1, slots)
+        # looked up and added in one go, all shifts of a level side by side
+        total = torch.nn.functional.embedding_bag(bags, self._rows, mode="sum")
+        total = total.reshape(*ground.shape, -1, self._rows.shape[1])
         silence = self.maps.silence.at(self._ceilings_dbm, ground)
-        silence = silence.reshape(*silence.shape, *([1] * (classes.ndim - 2)))
-        of_shift = []
-        for k, step in enumerate(self._step.tolist()):
-            found = take(flat, index + round(step * self.shifts.step_db / NODE_DB))
-            total = found.new_zeros(len(ground), *classes.shape[1:])
-            total = total.index_add(0, self.pairs.report, found)
-            of_shift.append(total + silence[:, k] + self.shifts.common[k])
-        return torch.stack(of_shift).logsumexp(dim=0)
+        total = total + (silence.transpose(1, 2) + self.shifts.common)[:, :, None]
+        found: Tensor = total.logsumexp(dim=-1)
+        return found.reshape(count, *classes.shape[1:])
 
 
 def unheard_silence(
@@ -371,7 +373,7 @@ def quality_evidence(
     heard = torch.zeros_like(whole).index_add(0, pairs.report, 10 ** (seen.mean_dbm / 10))
     missing = torch.full_like(reports.cqi, MISSING)
     simpler = replace(reports, throughput=missing, bler=missing)
-    table = model.quality.table(simpler, _QUALITY_COARSER)
+    table = model.quality.table(simpler, *_QUALITY_STEPS)
     found = model.quality.log_prob(table, (whole - heard).clamp_min(0.0)).float()
     return found - found.amax(dim=1, keepdim=True)
 

@@ -48,11 +48,11 @@ _QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
 _NOWHERE = -18.0  # log-mass of a cell indoors, against one outdoors
 _COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
 _EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
-_DIRECTED = 512  # blocks at which angles and beams are looked at
+_DIRECTED = 256  # blocks at which angles and beams are looked at
 _LEAST_TOLD = -12.0
 _STAGES = ("coarse", "fine")
 _CORRECTIONS = 4
-_OTHERS = 8  # of the strongest unreported sectors, at the candidates
+_OTHERS = 6  # of the strongest unreported sectors, at the candidates
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,9 @@ class QualityLikelihood:
         """Load of reports whose interference deviates by so much [dB]."""
         return (self.load * 10.0 ** (deviation_db / 10.0)).clip(max=1.0)
 
-    def table(self, reports: ReportBatch, coarser: float = 1.0) -> QualityTable:
+    def table(
+        self, reports: ReportBatch, coarser: float = 1.0, step_db: float = _STEP_DB
+    ) -> QualityTable:
         """Log-likelihood over the unreported sectors' power, the load integrated out.
 
         Parameters
@@ -180,10 +182,12 @@ class QualityLikelihood:
         reports
             n reports.
         coarser
-            Factor of the steps of power and load.
+            Factor of the step of the load.
+        step_db
+            Of the power, relative to the least.
         """
-        sigma, step_db = self.settings.interference_sigma_db, coarser * _STEP_DB
-        nodes = math.ceil((_NODES - 1) / coarser) + 1
+        sigma = self.settings.interference_sigma_db
+        nodes = math.ceil((_NODES - 1) * _STEP_DB / step_db) + 1
         step = coarser * _LOAD_STEP * min(self.settings.sigma_db, self.settings.rank_sigma_db)
         if bool((reports.bler != MISSING).any()):
             step = min(step, _ADAPTATION_STEP_DB)
