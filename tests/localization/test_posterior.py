@@ -1,11 +1,17 @@
 """The posterior is a density: it integrates to one, and its raster is that density."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from ueloc_core.grid import Window
+from ueloc_core.localization.baselines import geometric_median
 from ueloc_core.localization.posterior import Posterior
 
+LEVEL = 1e-3  # significance of every statistical test
 CELL_M, CELLS, SIDE, COMPONENTS = 4.0, 64, 16, 5
 HALF_M = CELL_M * CELLS / 2
 
@@ -151,6 +157,153 @@ def test_gradients_reach_masses_means_and_covariances():
     q.log_density(points).sum().backward()
     assert all(torch.isfinite(v.grad).all() for v in parts.values())
     assert all(v.grad.abs().sum() > 0 for v in parts.values())
+
+
+# -- samples ------------------------------------------------------------------------------
+
+
+def drawn(p, count, seed=0):
+    return p.sample(torch.Generator().manual_seed(seed), count)
+
+
+def within(p):
+    """The posterior with its components so far inside that no tail reaches the edge."""
+    return replace(p, mean_m=p.mean_m * 0.5)
+
+
+def chi_square(counts, probability):
+    """p-value of counts against probabilities, rare bins put together."""
+    expected = probability * counts.sum()
+    rare = expected < 8
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    kept = expected > 0
+    return stats.chisquare(counts[kept], expected[kept] * counts.sum() / expected.sum()).pvalue
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_samples_fall_into_cells_as_the_raster_says(seed):
+    p = within(posterior(sigma_m=(8.0, 14.0), seed=seed, outside=0.1))
+    points = drawn(p, 60_000, seed)[0].double()
+    beyond = points.isnan().any(dim=1)
+    column, row = ((points[~beyond] + HALF_M) / CELL_M).floor().long().T
+    counts = np.bincount(row * CELLS + column, minlength=CELLS**2)
+    probability = p.raster()[0].double().flatten().numpy()
+    counts = np.append(counts, int(beyond.sum()))
+    assert chi_square(counts, np.append(probability, 0.1)) > LEVEL
+
+
+def test_samples_lie_anywhere_in_their_cells():
+    p = within(posterior(sigma_m=(8.0, 14.0)))
+    points = drawn(p, 20_000)[0]
+    place = (points[~points.isnan().any(dim=1)] / CELL_M).double().numpy() % 1
+    for axis in (0, 1):
+        assert stats.kstest(place[:, axis], "uniform").pvalue > LEVEL
+
+
+def test_the_density_of_samples_is_on_average_as_high_as_the_integral_says():
+    """Its mean logarithm is the negative entropy, of all that lies within."""
+    p = within(posterior(outside=0.1, seed=3))
+    points = drawn(p, 20_000)[0]
+    points = points[~points.isnan().any(dim=1)]
+    found = density(p, points).log()
+    cells = density(p, grid(1.0))
+    exact = float((cells * cells.log()).sum() / cells.sum())
+    error = float(found.std()) / len(found) ** 0.5
+    assert float(found.mean()) == pytest.approx(exact, abs=4 * error + 0.01)
+
+
+def test_samples_of_a_component_have_its_moments():
+    """A slanted one of nearly all mass; what is spread over its block is a little of it."""
+    p = posterior(count=1, seed=5)
+    alone = torch.full_like(p.log_mass.flatten(1), -60.0).scatter(1, p.top[:, :1], -1e-6)
+    p = within(
+        replace(p, log_mass=alone.reshape(p.log_mass.shape), log_outside=torch.tensor([-60.0]))
+    )
+    points = drawn(p, 40_000)[0].double()
+    assert not points.isnan().any()
+    block_m = CELL_M * CELLS / SIDE
+    corner = torch.stack([p.top[0, 0] % SIDE, p.top[0, 0] // SIDE]) * block_m - HALF_M
+    spread = ((points > corner) & (points < corner + block_m)).all(dim=1)
+    own = points[~spread]  # the block lies elsewhere than the component, which was moved
+    assert 0.02 < float(spread.double().mean()) < 0.04
+    mean, covariance = p.mean_m[0, 0].double(), p.covariance_m2[0, 0].double()
+    error = covariance.diagonal().sqrt() / len(own) ** 0.5
+    assert ((own.mean(dim=0) - mean).abs() < 4 * error).all()
+    torch.testing.assert_close(torch.cov(own.T), covariance, rtol=0.05, atol=1.0)
+
+
+def test_samples_repeat_themselves_and_each_report_has_its_own():
+    p = posterior(count=3, outside=0.3)
+    first, again, other = drawn(p, 4000), drawn(p, 4000), drawn(p, 4000, seed=1)
+    assert first.shape == (3, 4000, 2)
+    torch.testing.assert_close(first, again, equal_nan=True)
+    assert not torch.equal(first.nan_to_num(), other.nan_to_num())
+    share = first.isnan().any(dim=2).double().mean(dim=1)
+    assert float((share - 0.3).abs().max()) < 4 * (0.21 / 4000) ** 0.5
+    for i in range(3):
+        alone = drawn(p[i : i + 1], 4000, seed=2)[0].nanmean(dim=0)
+        together = first[i].nanmean(dim=0)
+        spread = float(p[i : i + 1].point_and_spread()[1])
+        assert float((alone - together).norm()) < 6 * spread / 2800**0.5
+
+
+# -- points -------------------------------------------------------------------------------
+
+WINDOW = Window(0, 0, CELLS, CELLS, CELL_M)
+
+
+def expected_distance_m(mass, point):
+    """Mean distance of the mass of a raster from a point in the frame."""
+    y, x = np.meshgrid(WINDOW.y_centres_m, WINDOW.x_centres_m, indexing="ij")
+    distance = np.hypot(x - HALF_M - point[0], y - HALF_M - point[1])
+    return float((mass * distance).sum() / mass.sum())
+
+
+@pytest.mark.parametrize("sigma_m", [(3.0, 6.0), (6.0, 12.0)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_point_is_as_near_as_the_geometric_median_of_the_raster(sigma_m, seed):
+    """Its expected distance is within 3%, and it lies where that one lies."""
+    p = posterior(sigma_m, count=6, seed=seed)
+    found, spread = p.point_and_spread()
+    rasters = p.raster().double().numpy()
+    for i, mass in enumerate(rasters):
+        median = np.subtract(geometric_median(mass, WINDOW), HALF_M)
+        least = expected_distance_m(mass, median)
+        assert expected_distance_m(mass, found[i].numpy()) < 1.03 * least
+        assert np.hypot(*(found[i].numpy() - median)) < 0.15 * float(spread[i])
+        east, north = (mass.sum(axis=axis) / mass.sum() for axis in (0, 1))
+        variances = [
+            (w * WINDOW.x_centres_m**2).sum() - (w * WINDOW.x_centres_m).sum() ** 2
+            for w in (east, north)
+        ]
+        assert float(spread[i]) == pytest.approx(np.sqrt(sum(variances)), rel=0.02)
+
+
+def test_point_and_spread_of_one_gaussian():
+    """RMS distance from the mean is sqrt(2) sigma."""
+    p = posterior(count=2)
+    alone = torch.full_like(p.log_mass.flatten(1), -40.0)
+    alone[:, 100] = np.log(0.98)
+    mean = torch.tensor([[[-58.0, -24.0]], [[-58.0, -24.0]]])
+    covariance = torch.tensor([64.0, 900.0])[:, None, None, None] * torch.eye(2)
+    q = replace(
+        p,
+        log_mass=alone.reshape(p.log_mass.shape),
+        top=torch.full((2, 1), 100),
+        mean_m=mean,
+        covariance_m2=covariance,
+    )
+    point, spread = q.point_and_spread()
+    torch.testing.assert_close(point, mean[:, 0], atol=0.01, rtol=0)
+    torch.testing.assert_close(spread, torch.tensor([8.0, 30.0]) * 2**0.5, rtol=1e-3, atol=0)
+
+
+def test_some_reports_of_a_posterior_are_those_alone():
+    p = posterior(count=4)
+    torch.testing.assert_close(p[1:3].raster(), p.raster()[1:3])
+    for found, whole in zip(p[1:3].point_and_spread(), p.point_and_spread(), strict=True):
+        torch.testing.assert_close(found, whole[1:3])
 
 
 # -- correction ---------------------------------------------------------------------------

@@ -99,6 +99,52 @@ class Posterior:
         beyond = self.log_outside - self.outside_m2.to(points_m.dtype).log()
         return torch.where(inside, density, torch.logaddexp(beyond, components))
 
+    def sample(self, generator: torch.Generator, count: int) -> Tensor:
+        """Points [m] drawn from each posterior, shape (report, count, 2).
+
+        NaN where the terminal is beyond the window: it is not said where. A component reaches
+        over the window's edge, as in `log_density`.
+
+        Parameters
+        ----------
+        generator
+            Source of all draws, on the device of the posterior.
+        count
+            How many of each.
+        """
+        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
+        block = n // side
+        mass = torch.cat([self.log_mass.flatten(1), self.log_outside[:, None]], dim=1).exp()
+        drawn = torch.multinomial(mass, count, replacement=True, generator=generator)
+        beyond = drawn == side**2
+        drawn = drawn.clamp_max(side**2 - 1)
+        shape = (*drawn.shape, 2)
+
+        def uniform(size: tuple[int, ...]) -> Tensor:
+            return torch.rand(size, generator=generator, device=mass.device, dtype=mass.dtype)
+
+        # on the outdoor ground of its block
+        share = self.outdoor.to(mass.dtype).clamp_min(_OUTDOOR_FLOOR)
+        share = share.reshape(-1, side, block, side, block).transpose(2, 3).flatten(3).flatten(1, 2)
+        rows = torch.arange(len(drawn), device=drawn.device)[:, None]
+        edge = share[rows, drawn].cumsum(dim=2)
+        inner = (edge <= edge[..., -1:] * uniform((*drawn.shape, 1))).sum(dim=2)
+        inner = inner.clamp_max(block**2 - 1)
+        column = drawn % side * block + inner % block
+        row = drawn // side * block + inner // block
+        point = (torch.stack([column, row], dim=2) + uniform(shape) - n / 2) * self.cell_m
+        # or in its component
+        of_block = torch.full_like(self.log_mass.flatten(1), -1, dtype=torch.long)
+        index = torch.arange(self.top.shape[1], device=drawn.device).expand_as(self.top)
+        component = of_block.scatter(1, self.top, index).gather(1, drawn)
+        normal = torch.randn(shape, generator=generator, device=mass.device, dtype=mass.dtype)
+        chosen = component.clamp_min(0)
+        root = torch.linalg.cholesky(self.covariance_m2)[rows, chosen]
+        around = self.mean_m[rows, chosen] + (root @ normal[..., None])[..., 0]
+        narrow = (component >= 0) & (uniform(drawn.shape) >= SPREAD_SHARE)
+        point = torch.where(narrow[..., None], around, point)
+        return torch.where(beyond[..., None], torch.nan, point)
+
     def raster(self) -> Tensor:
         """Mass of each grid cell of the window, shape (report, n, n); sums to 1 - outside."""
         n, count = self.outdoor.shape[-1], len(self.mean_m)
