@@ -15,7 +15,7 @@ class HistorySchema(pa.DataFrameModel):
     chosen: validation reports only, and there whatever the weights of the loss.
     """
 
-    epoch: Series[np.int64] = pa.Field(ge=0, description="Epoch, counted from 0")
+    epoch: Series[np.int64] = pa.Field(ge=-1, description="Epoch, counted from 0; -1 before any")
     split: Series[str] = pa.Field(isin=("train", "validation"), description="Which reports")
     term: Series[str] = pa.Field(isin=TERMS, description="Term of the loss, or the score")
     value: Series[np.float64] = pa.Field(description="Mean over the split [nats]")

@@ -27,12 +27,13 @@ from ueloc_core.localization.samples import (
     EpochOrder,
     ReadAhead,
     Samples,
-    available_cores,
     draw_batch,
-    reader_threads,
     turns,
 )
 from ueloc_core.localization.windows import WindowBatch, WindowReader
+
+BEFORE = -1
+"""Epoch of the network that has learned nothing."""
 
 _WARM_UP_SHARE = 0.05
 _SEED_STEP = 7919  # between the seeds of the cities' orders
@@ -100,13 +101,15 @@ class MovingAverage(WeightAveraging):
 class Curves(pl.Callback):
     """Means of the terms over each epoch, and the best weights by validation NLL.
 
+    The network before any training counts as epoch `BEFORE`.
+
     It must come before `MovingAverage`, which puts the plain weights back at the end of a
     validation.
     """
 
     def __init__(self, steps: int, progress: Progress | None) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.best_score, self.best_epoch = float("inf"), -1
+        self.best_score, self.best_epoch = float("inf"), BEFORE
         self.best: dict[str, Tensor] = {}
         self.samples, self.seconds = 0, 0.0
         self._steps, self._progress = steps, progress
@@ -143,10 +146,12 @@ class Curves(pl.Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        epoch = trainer.current_epoch
+        epoch = BEFORE if trainer.sanity_checking else trainer.current_epoch
         logged: dict[str, float] = {}
         means: dict[str, float] = {}
         for split, sums in self._sums.items():
+            if not self._counts[split]:
+                continue  # nothing has been learned from yet
             means = {name: value / self._counts[split] for name, value in sums.items()}
             self.rows += [
                 {"epoch": epoch, "split": split, "term": name, "value": value}
@@ -220,7 +225,7 @@ class TrainedNetwork:
     Attributes
     ----------
     weights
-        Averaged weights of the best epoch by validation NLL.
+        Averaged weights of the best epoch by validation NLL, those of the start among them.
     history
         Rows of `HistorySchema`.
     best_nll_nats, best_epoch
@@ -285,14 +290,14 @@ def train_network(
     if resume is not None:
         callbacks.append(StateWriter(resume))
     precision = precision_of(config)
-    with _quiet(), _shared_cores():
+    with _quiet():
         trainer = pl.Trainer(
             accelerator="auto" if torch.cuda.is_available() else "cpu",
             devices=1,
             precision=precision,  # type: ignore[arg-type]
             max_epochs=config.epochs,
             gradient_clip_val=config.clip_norm,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=-1,  # what the network knows before it learns is a candidate too
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -377,17 +382,6 @@ def _held_back(
 def _plain(value: Tensor) -> Tensor:
     """A copy on the CPU, in the usual order of dimensions."""
     return value.detach().to("cpu", copy=True).contiguous()
-
-
-@contextmanager
-def _shared_cores() -> Iterator[None]:
-    """Leave cores to the threads that read."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, available_cores() - reader_threads())))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
