@@ -16,14 +16,20 @@ CELL_M, CELLS, SIDE, COMPONENTS = 4.0, 64, 16, 5
 HALF_M = CELL_M * CELLS / 2
 
 
-def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05):
-    """Random blocks, the densest of them Gaussians with means in or near their blocks."""
+def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05, margin=0):
+    """Random blocks, the densest of them Gaussians with means in their blocks.
+
+    Little mass is within a margin of so many blocks.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):
         return torch.rand(shape, generator=generator)
 
     logits = 3 * torch.randn(count, SIDE * SIDE, generator=generator)
+    at = torch.arange(SIDE)
+    edge = torch.minimum(at, SIDE - 1 - at) < margin
+    logits = logits - 20.0 * (edge[:, None] | edge).flatten()
     log_mass = torch.log_softmax(logits, dim=1) + np.log1p(-outside)
     top = log_mass.topk(COMPONENTS, dim=1).indices
     block_m = CELL_M * CELLS / SIDE
@@ -263,14 +269,14 @@ def expected_distance_m(mass, point):
 @pytest.mark.parametrize("sigma_m", [(3.0, 6.0), (6.0, 12.0)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_point_is_as_near_as_the_geometric_median_of_the_raster(sigma_m, seed):
-    """Its expected distance is within 3%, and it lies where that one lies."""
-    p = posterior(sigma_m, count=6, seed=seed)
+    """Its expected distance is within 1%, and it lies where that one lies."""
+    p = posterior(sigma_m, count=6, seed=seed, margin=3)
     found, spread = p.point_and_spread()
     rasters = p.raster().double().numpy()
     for i, mass in enumerate(rasters):
         median = np.subtract(geometric_median(mass, WINDOW), HALF_M)
         least = expected_distance_m(mass, median)
-        assert expected_distance_m(mass, found[i].numpy()) < 1.03 * least
+        assert expected_distance_m(mass, found[i].numpy()) < 1.01 * least
         assert np.hypot(*(found[i].numpy() - median)) < 0.15 * float(spread[i])
         east, north = (mass.sum(axis=axis) / mass.sum() for axis in (0, 1))
         variances = [
