@@ -316,7 +316,8 @@ class PosteriorNetwork(nn.Module):
         value = value.reshape(*widen.shape, CELLS)
         middle = value.detach().amax(dim=2, keepdim=True)
         value = middle + (value - middle) * sharpen.clamp(-1.5, 1.5).exp()[..., None]
-        return value + log_mass[..., None]
+        found: Tensor = value + log_mass[..., None]
+        return found
 
     def _moments(
         self, batch: WindowBatch, cells: Tensor, at_block: Tensor, coarse: Tensor, chosen: Tensor

@@ -2,9 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from ueloc_core.city import SPLITS
 from ueloc_core.localization.windows import SYMMETRIES, WindowBatch, WindowReader
 from ueloc_core.measurement.batch import ReportBatch
 from ueloc_core.measurement.dataset import to_batch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _ORDER_STREAM, _SYMMETRY_STREAM, _TURN_STREAM = 7, 11, 13  # their random numbers stay apart
 _MOST_READERS = 4
@@ -173,19 +177,8 @@ class ReadAhead:
 
     def __iter__(self) -> Iterator[WindowBatch]:
         first = self._position()
-        numbers = iter(range(first, (first // self._per_epoch + 1) * self._per_epoch))
-        readers = reader_threads()
-        pool = ThreadPoolExecutor(readers, "read", torch.set_num_threads, (1,))
-        try:
-            waiting: deque[Future[WindowBatch]] = deque()
-            for number in numbers:
-                waiting.append(pool.submit(self._read, number))
-                if len(waiting) > readers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        numbers = range(first, (first // self._per_epoch + 1) * self._per_epoch)
+        yield from in_order(self._read, numbers, reader_threads())
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: where it goes on follows from `position`. Lightning asks for it."""
@@ -193,6 +186,23 @@ class ReadAhead:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to load."""
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Results of work on items, in their order, made ahead by threads of one core each."""
+    pool = ThreadPoolExecutor(threads, "ahead", torch.set_num_threads, (1,))
+    try:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def reader_threads() -> int:

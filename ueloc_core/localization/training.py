@@ -16,7 +16,7 @@ from ueloc_core.errors import ModelError
 from ueloc_core.localization.losses import coarse_loss
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
-from ueloc_core.localization.samples import Samples, read_samples
+from ueloc_core.localization.samples import Samples, available_cores, in_order, read_samples
 from ueloc_core.localization.schemas import HistorySchema
 from ueloc_core.localization.windows import WindowBatch, WindowReader
 from ueloc_core.measurement.city_reports import CityReports, names_of
@@ -169,13 +169,23 @@ def channels_last(network: PosteriorNetwork) -> None:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-@torch.no_grad()
 def predict(
     network: PosteriorNetwork, reader: WindowReader, samples: Samples, batch_size: int = 16
 ) -> Iterator[tuple[slice, Posterior, WindowBatch]]:
-    """Posteriors of samples in batches, in their order."""
-    for start in range(0, len(samples), batch_size):
-        part = slice(start, min(start + batch_size, len(samples)))
-        batch = reader.read(samples.reports[part], samples.truth_m[part])
+    """Posteriors of samples in batches, in their order; on a CPU each core works on a batch."""
+    count = len(samples)
+    parts = [slice(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+    device = next(network.parameters()).device
+    reader.maps.on(device)  # made once, before threads ask for it
+
+    @torch.no_grad()
+    def one(part: slice) -> tuple[slice, Posterior, WindowBatch]:
+        batch = reader.read(samples.reports[part], samples.truth_m[part]).to(device)
         posterior, _ = network(batch)
-        yield part, posterior, batch
+        return part, posterior, batch
+
+    threads = available_cores() if device.type == "cpu" else 1
+    if len(parts) == 1 or threads == 1:
+        yield from map(one, parts)
+    else:
+        yield from in_order(one, parts, threads)
