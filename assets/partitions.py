@@ -109,3 +109,6 @@ EVALUATION_DATA = _read_by(
     }
 )
 """What an evaluation reads: its city, and where that is unseen, the first training city too."""
+
+ABLATION_DATA = _read_by({name: {name, *read} for name, read in TRAINED_BY.items()})
+"""What ablations read: the city, where they are tested, and those that train."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.ablations import ablations
 from assets.calibration import calibration
 from assets.coverage import coverage
 from assets.evaluation import evaluation
@@ -40,6 +41,10 @@ ASSETS = (
     calibration,
     evaluation,
 )
+"""What a city consists of: kept up to date together."""
+
+ON_DEMAND = (ablations,)
+"""What is computed only when somebody asks for it."""
 
 
 def build_defs(
@@ -69,7 +74,7 @@ def build_defs(
     """
     regenerate_city = build_regenerate_city(ASSETS)
     return dg.Definitions(
-        assets=ASSETS,
+        assets=[*ASSETS, *ON_DEMAND],
         jobs=[*ASSET_JOBS, regenerate_city],
         schedules=build_schedules(regenerate_city),
         sensors=[

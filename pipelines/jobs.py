@@ -53,6 +53,11 @@ evaluate = dg.define_asset_job(
     ["evaluation"],
     description="Compare network, oracle and baselines on a city's test tiles.",
 )
+ablate = dg.define_asset_job(
+    "ablate",
+    ["ablations"],
+    description="Train and test the network without one part each; nothing else asks for it.",
+)
 
 
 def build_regenerate_city(assets: Sequence[dg.AssetsDefinition]) -> dg.JobDefinition:
@@ -85,4 +90,5 @@ ASSET_JOBS = (
     trace_paths,
     train_posterior,
     evaluate,
+    ablate,
 )
