@@ -146,6 +146,9 @@ class Curves(pl.Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking and self.rows:  # the run goes on: it has been judged before
+            self._sums["validation"], self._counts["validation"] = {}, 0
+            return
         epoch = BEFORE if trainer.sanity_checking else trainer.current_epoch
         logged: dict[str, float] = {}
         means: dict[str, float] = {}
