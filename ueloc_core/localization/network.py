@@ -18,6 +18,18 @@ from torch import Tensor, nn
 
 from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.block_grid import CELLS, take, take_rows
+from ueloc_core.localization.encoders import (
+    CONTEXT_PLANES,
+    HALF,
+    TOKEN_WIDTH,
+    ConvolutionBlock,
+    MapAttention,
+    MeasurementEncoder,
+    ResidualEncoder,
+    context_planes,
+    masked_mean,
+    pooled_planes,
+)
 from ueloc_core.localization.evidence import (
     ClassTables,
     PairMaps,
@@ -31,20 +43,13 @@ from ueloc_core.localization.evidence import (
 )
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.rasters import to_raster, turned
-from ueloc_core.localization.windows import TOKEN_FEATURES, WindowBatch
+from ueloc_core.localization.windows import WindowBatch
 from ueloc_core.measurement.reports import MISSING
 
 INPUTS = ("all", "no_residuals", "no_maps")
 """What the network may see: everything; maps but no likelihood or residual of a report on them;
 or the report alone."""
 
-_TOKEN_WIDTH = 64
-_HEADS = 4
-_LAYERS = 2
-_CONTEXT = 12
-_RESIDUAL_FEATURES = 5
-_HALF = 2  # blocks a side of a trunk cell
-_QUERY_CELLS = 2  # trunk cells a side of one query of the cross-attention
 _NOWHERE = -18.0  # log-mass of a cell indoors, against one outdoors
 _COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
 _EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
@@ -111,14 +116,14 @@ class PosteriorNetwork(nn.Module):
         if inputs not in INPUTS:
             raise ValueError(f"inputs = '{inputs}' must be one of {', '.join(INPUTS)}")
         self.components, self.candidates, self.inputs = components, candidates, inputs
-        self.measurements = _MeasurementEncoder()
-        self.moves = nn.Linear(_TOKEN_WIDTH, 2 * len(_STAGES))
-        self.weights = nn.Linear(_TOKEN_WIDTH, 4 * len(_STAGES))
-        self.outside = nn.Sequential(nn.Linear(_TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
-        self.residuals = _Residuals(channels)
-        self.context = nn.Conv2d(_CONTEXT, channels, 1)
-        self.attention = _MapAttention(channels)
-        self.blocks = nn.ModuleList(_Block(channels) for _ in range(2))
+        self.measurements = MeasurementEncoder()
+        self.moves = nn.Linear(TOKEN_WIDTH, 2 * len(_STAGES))
+        self.weights = nn.Linear(TOKEN_WIDTH, 4 * len(_STAGES))
+        self.outside = nn.Sequential(nn.Linear(TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
+        self.residuals = ResidualEncoder(channels)
+        self.context = nn.Conv2d(CONTEXT_PLANES, channels, 1)
+        self.attention = MapAttention(channels)
+        self.blocks = nn.ModuleList(ConvolutionBlock(channels) for _ in range(2))
         self.correction = nn.Conv2d(channels, _CORRECTIONS, 1)
         self.fine = nn.Sequential(nn.Linear(channels + 4, 32), nn.GELU(), nn.Linear(32, 2))
         self.rest = nn.Parameter(torch.zeros(2))
@@ -132,7 +137,7 @@ class PosteriorNetwork(nn.Module):
         The last entry of the coarse log-mass is the mass beyond the window.
         """
         tokens = self.measurements(batch.tokens, batch.present)
-        pooled = _masked_mean(tokens, batch.present)
+        pooled = masked_mean(tokens, batch.present)
         for_coarse, for_fine = self._moves(tokens, pooled)
         ground = _ground_of(batch)
         outdoor = take(batch.maps.outdoor, ground.row_of)
@@ -254,13 +259,13 @@ class PosteriorNetwork(nn.Module):
     ) -> Tensor:
         """Features of half the blocks' resolution, shape (report, channel, side, side)."""
         side = batch.blocks
-        planes = _context(batch, logit.detach(), prior, ground, self.inputs)
+        planes = context_planes(batch, logit.detach(), prior, ground.row_of, self.inputs)
         planes = planes.reshape(*planes.shape[:2], side, side)
-        value = self.context(_pooled(planes))
+        value = self.context(pooled_planes(planes))
         if heard is not None:
             value = value + self.residuals(batch, tokens, *heard)
         value = nn.functional.gelu(turned(value, batch.symmetry))
-        wide = nn.functional.avg_pool2d(value, _HALF, ceil_mode=True)
+        wide = nn.functional.avg_pool2d(value, HALF, ceil_mode=True)
         wide = self.attention(wide, tokens, batch.present)
         for block in self.blocks:
             wide = block(wide)
@@ -273,7 +278,7 @@ class PosteriorNetwork(nn.Module):
         Of the log-mass for the coarse stage; of log-mass, spread and sharpness for the fine one.
         """
         small = self.correction(features)
-        return nn.functional.interpolate(small, scale_factor=_HALF, mode="bilinear").flatten(2)
+        return nn.functional.interpolate(small, scale_factor=HALF, mode="bilinear").flatten(2)
 
     # -- fine -----------------------------------------------------------------------------
 
@@ -363,7 +368,7 @@ def _with_outside(logit: Tensor, outside: Tensor) -> Tensor:
 def _features_at(features: Tensor, chosen: Tensor, side: int) -> Tensor:
     """Features of the map encoder at blocks, shape (report, k, channel)."""
     half = features.shape[-1]
-    small = chosen // side // _HALF * half + chosen % side // _HALF
+    small = chosen // side // HALF * half + chosen % side // HALF
     return take_rows(features.flatten(2).transpose(1, 2), small)
 
 
@@ -420,141 +425,3 @@ def _cell_centres(block: Tensor, side: int, cell_m: float) -> Tensor:
     x = block[..., None] % side * BLOCK_CELLS + dx.reshape(-1)
     y = block[..., None] // side * BLOCK_CELLS + dy.reshape(-1)
     return (torch.stack([x, y], dim=-1) - side * BLOCK_CELLS / 2) * cell_m
-
-
-def _context(
-    batch: WindowBatch, logit: Tensor, prior: Tensor, ground: _Ground, inputs: str
-) -> Tensor:
-    """Context of blocks, shape (report, plane, block): ground, geometry, serving sector, Bayes."""
-    side = batch.blocks
-    axis = torch.linspace(-1, 1, side, device=logit.device)
-    y, x = (v.reshape(-1) for v in torch.meshgrid(axis, axis, indexing="ij"))
-    maps, serving = batch.maps, batch.reports.sector[:, 0]
-    half_m = side * BLOCK_CELLS * maps.grid.cell_m / 2
-    middle = batch.corner.flip(1) + side / 2  # (column, row)
-    site = (
-        maps.serving.position_m[serving]
-        - (middle - maps.grid.ground_corner) * BLOCK_CELLS * maps.grid.cell_m
-    )
-    site = site / half_m
-    dx, dy = x - site[:, :1], y - site[:, 1:]
-    distance = torch.sqrt(dx**2 + dy**2 + 1e-4)
-    azimuth = maps.serving.azimuth_rad[serving][:, None]
-    cosine = (dx * torch.sin(azimuth) + dy * torch.cos(azimuth)) / distance
-    zero = torch.zeros_like(logit)
-    planes = [distance, distance.log(), cosine]
-    if inputs == "no_maps":
-        planes += [zero] * (_CONTEXT - len(planes))
-        return torch.stack(planes, dim=1)
-    own = maps.grid.rows(batch.reports.sector[:, :1], ground.row, ground.column)
-    strongest = take(maps.levels.strongest_dbm, ground.row_of)
-    mapped = take(maps.levels.block_mean_dbm, own)
-    best = logit - logit.amax(dim=1, keepdim=True)
-    planes += [
-        prior.clamp_min(-3.0) / 3,
-        take(maps.height_m, ground.row_of) / 30,
-        (mapped + 95) / 20,
-        take(maps.serving.block_sight, own),
-        (strongest - mapped).clamp(-5, 30) / 10,
-        ((batch.ceilings_dbm[:, :1] - strongest) / 10).clamp(-8, 8) / 4,
-        best.clamp_min(-15.0) / 5 if inputs == "all" else zero,
-        torch.exp(best) if inputs == "all" else zero,
-        torch.exp(best / 4) if inputs == "all" else zero,
-    ]
-    return torch.stack(planes, dim=1)
-
-
-class _MeasurementEncoder(nn.Module):
-    """A transformer over the slots of a report; equivariant to their order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inward = nn.Linear(TOKEN_FEATURES, _TOKEN_WIDTH)
-        layer = nn.TransformerEncoderLayer(
-            _TOKEN_WIDTH, _HEADS, 2 * _TOKEN_WIDTH, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
-
-    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        out: Tensor = self.layers(self.inward(tokens), src_key_padding_mask=~present)
-        return torch.where(present[..., None], out, 0.0)
-
-
-class _Residuals(nn.Module):
-    """Reported less mapped level of every heard sector at every place, encoded and summed."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inward = nn.Linear(_RESIDUAL_FEATURES, channels)
-        self.condition = nn.Linear(_TOKEN_WIDTH, 2 * channels)
-        self.outward = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, batch: WindowBatch, tokens: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
-        """Shape (report, channel, side, side) of the trunk; read at every fourth block."""
-        side, step = batch.blocks, _HALF**2
-        grid = rows.reshape(-1, side, side)[:, ::step, ::step].flatten(1)
-        maps, at = batch.maps.levels, (pairs.report, pairs.slot)
-        level = batch.reports.level_dbm.nan_to_num(0.0)[at]
-        mapped, spread = (take(v, grid) for v in (maps.block_mean_dbm, maps.block_spread_db))
-        difference = ((level[:, None] - mapped) / 10).clamp(-6, 6)
-        features = torch.stack(
-            [
-                difference,
-                difference.abs(),
-                torch.log1p((10 * difference / spread) ** 2),
-                spread / 8,
-                (mapped + 95) / 20,
-            ],
-            dim=-1,
-        )
-        scale, shift = self.condition(tokens[at])[:, None].chunk(2, dim=-1)
-        hidden = nn.functional.relu(self.inward(features) * (1 + scale) + shift)
-        total = hidden.new_zeros(len(batch), *hidden.shape[1:])
-        total = total.index_add(0, pairs.report, hidden) / 4
-        total = total.transpose(1, 2).reshape(len(batch), -1, -(-side // step), -(-side // step))
-        found: Tensor = self.outward(total)
-        return nn.functional.interpolate(found, size=(side // _HALF, side // _HALF))
-
-
-class _MapAttention(nn.Module):
-    """Groups of trunk cells attend to the measurement tokens."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.attention = nn.MultiheadAttention(
-            channels, _HEADS, kdim=_TOKEN_WIDTH, vdim=_TOKEN_WIDTH, batch_first=True
-        )
-
-    def forward(self, features: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
-        pooled = nn.functional.avg_pool2d(features, _QUERY_CELLS, ceil_mode=True)
-        query = self.norm(pooled.flatten(2).transpose(1, 2))
-        answer, _ = self.attention(query, tokens, tokens, key_padding_mask=~present)
-        answer = answer.transpose(1, 2).reshape(pooled.shape)
-        return features + nn.functional.interpolate(answer, size=features.shape[-2:])
-
-
-class _Block(nn.Module):
-    """Two convolutions around which the features pass by."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, channels)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(self.first(self.norm(features)))
-        return features + self.second(hidden)  # type: ignore[no-any-return]
-
-
-def _pooled(planes: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels: on a CPU faster than the general pooling."""
-    west, east = planes[..., ::2], planes[..., 1::2]
-    both = west + east
-    return (both[..., ::2, :] + both[..., 1::2, :]) / 4
-
-
-def _masked_mean(tokens: Tensor, present: Tensor) -> Tensor:
-    total = (tokens * present[..., None]).sum(dim=1)
-    return total / present.sum(dim=1, keepdim=True).clamp_min(1)
