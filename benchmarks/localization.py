@@ -1,22 +1,29 @@
-"""How well are terminals located, next to the exact answer?
+"""How well are terminals located, next to the exact answer: here, with a wrong map, elsewhere?
 
-``python -m benchmarks.localization [--city helsinki] [--retrain]`` reads the last evaluation (with
+``python -m benchmarks.localization [--city helsinki] [--retrain]`` reads the last evaluations of
+the city, of the cities that extend it, and of the unseen cities that are trained on it (with
 ``--retrain`` the city is brought up to date first, in a fresh store). The last line is one JSON
-object: ``{"splits": {"test_area": {method: {"n", "median_m", ..., "area90_m2"}}}}``.
+object: ``{"splits": {split: {method: {"n", "median_m", ..., "area90_m2"}}}}`` with the splits
+``test_area`` and ``path_traced`` of the city itself, ``mismatch_<level>``, and ``test_city``, all
+unseen cities together, beside ``test_city/<city>`` for each. Cities that were not evaluated are
+left out, and named on the standard error.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from assets.resources import ArtifactStore
 from benchmarks.workplace import workplace
-from ueloc_core.city import load_city
-from ueloc_core.errors import UelocError
+from ueloc_core.city import City, load_cities, load_city
+from ueloc_core.errors import StoreError, UelocError
+from ueloc_core.evaluation.evaluate import SUMMARY_METRICS, split_name
+from ueloc_core.evaluation.metrics import summarise, summary_dict
 from ueloc_core.evaluation.report import summary_text
-from ueloc_core.provenance import Artifact, ArtifactKey
+from ueloc_core.provenance import ArtifactKey, Store
 
 
 def main() -> None:
@@ -26,21 +33,92 @@ def main() -> None:
     parser.add_argument("--retrain", action="store_true", help="run the whole pipeline first")
     options = parser.parse_args()
     try:
+        city = load_city(options.city)
         if options.retrain:
             with workplace(options.city, quick=False) as place:
                 place.regenerate()
-                _print(place.artifacts("evaluation")["city"])
+                _print(city, [city], place.store)
         else:
-            key = ArtifactKey(load_city(options.city).name, "evaluation")
-            _print(ArtifactStore().open().require(key))
+            _print(city, related(city, load_cities().values()), ArtifactStore().open())
     except UelocError as error:
         sys.exit(f"error: {error}")
 
 
-def _print(evaluation: Artifact) -> None:
-    folder = evaluation.path
-    print(summary_text(pd.read_parquet(folder / "metrics.parquet")))
-    print(json.dumps(json.loads((folder / "summary.json").read_text())))
+def related(city: City, cities: Iterable[City]) -> list[City]:
+    """A city, those that extend it, and the unseen ones that are trained on any of these."""
+    others = [other for other in cities if other.name != city.name]
+    family = {city.name, *(other.name for other in others if city.name in other.extends)}
+    return [
+        city,
+        *(
+            other
+            for other in others
+            if other.name in family or (other.unseen and family & {*other.training.cities})
+        ),
+    ]
+
+
+def fixes_by_split(
+    city: City, cities: Iterable[City], store: Store
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Fixes of the last evaluations, and the names of the cities that have none.
+
+    Parameters
+    ----------
+    city
+        The city whose exact paths count too.
+    cities
+        All cities to look at, that one among them.
+    store
+        Where they were evaluated.
+
+    Returns
+    -------
+    tuple
+        Fixes by split, those of several cities together and beside them each city's own as
+        ``<split>/<city>``; names of the cities that were not evaluated.
+    """
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    missing = []
+    for one in cities:
+        evaluation = store.current(ArtifactKey(one.name, "evaluation"))
+        if evaluation is None:
+            missing.append(one.name)
+            continue
+        fixes = pd.read_parquet(evaluation.path / "fixes.parquet")
+        for split, part in fixes.groupby("split"):
+            if split == split_name(one):
+                found.setdefault(_title(one), {})[one.name] = part
+            elif one.name == city.name:
+                found.setdefault(str(split), {})[one.name] = part
+    splits: dict[str, pd.DataFrame] = {}
+    for split, parts in found.items():
+        splits[split] = pd.concat(parts.values(), ignore_index=True)
+        if len(parts) > 1 or split.startswith("test_city"):
+            splits |= {f"{split}/{name}": part for name, part in parts.items()}
+    return splits, missing
+
+
+def _title(city: City) -> str:
+    """A city's split; where both city and map are new to the network it says so."""
+    level = city.world.level
+    return f"test_city_{level}" if city.unseen and level != "none" else split_name(city)
+
+
+def _print(city: City, cities: Sequence[City], store: Store) -> None:
+    splits, missing = fixes_by_split(city, cities, store)
+    for name in missing:
+        print(f"not evaluated: {name} (make demo CITY={name})", file=sys.stderr)
+    if not splits:
+        raise StoreError(
+            f"neither {city.name} nor a city like it was evaluated",
+            where=store.url,
+            remedy=f"Run make demo CITY={city.name}.",
+        )
+    for split, fixes in splits.items():
+        print(f"{split}\n{summary_text(summarise(fixes))}\n")
+    tables = {split: summary_dict(fixes, SUMMARY_METRICS) for split, fixes in splits.items()}
+    print(json.dumps({"splits": tables}))
 
 
 if __name__ == "__main__":

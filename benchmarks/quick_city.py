@@ -28,7 +28,10 @@ SMALL: dict[str, Any] = {
 def write_city_file(city: City, folder: Path) -> Path:
     """Write a city's file into a folder of city files."""
     path = folder / f"{city.name}.yaml"
-    path.write_text(yaml.safe_dump(city.model_dump(mode="json"), sort_keys=False))
+    content = city.model_dump(mode="json")
+    if city.extends:
+        content["extends"] = city.extends[0]
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 

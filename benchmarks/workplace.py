@@ -89,5 +89,17 @@ def workplace(city_name: str, *, quick: bool) -> Iterator[Workplace]:
             city = write_quick_city(root / "cities")
         else:
             city = load_city(city_name)
-            write_city_file(city, root / "cities")
+            for one in _with_those_it_names(city).values():
+                write_city_file(one, root / "cities")
         yield Workplace(root, city)
+
+
+def _with_those_it_names(city: City) -> dict[str, City]:
+    """A city, those that it extends and those that train it, and so on, by name."""
+    found, waiting = {}, [city.name]
+    while waiting:
+        one = load_city(waiting.pop())
+        if one.name not in found:
+            found[one.name] = one
+            waiting += [*one.extends, *one.training.cities]
+    return found

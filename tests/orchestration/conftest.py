@@ -74,27 +74,28 @@ def straight_paths(work):
         )
 
 
-def quick_map_error(city, atlas, reports, out):
+def quick_map_error(city, sets, out):
     for name in ("map_error", "plain_error"):
         (out / f"{name}.json").write_text(json.dumps({"core_db": 1.0}))
-    return {"core_db": 1.0}
+    return {"core_db": 1.0, "cities": _names(sets)}
 
 
-def quick_model(city, atlas, reports, map_error_folder, out, progress=None, resume=None):
-    (out / "checkpoint.pt").write_bytes(f"{city.training.epochs}".encode())
+def quick_model(city, sets, map_error_folder, out, progress=None, resume=None):
+    (out / "checkpoint.pt").write_text(f"{city.training.epochs} {_names(sets)}")
     rows = {"epoch": [0], "split": ["train"], "term": ["total"], "value": [1.0]}
     pd.DataFrame(rows).to_parquet(out / "history.parquet")
     _picture(out / "curves.png")
-    return {"epochs": city.training.epochs}
+    return {"epochs": city.training.epochs, "cities": _names(sets)}
 
 
-def quick_calibration(city, atlas, reports, map_error_folder, model_folder, out):
+def quick_calibration(city, sets, map_error_folder, model_folder, out):
     for name in ("calibration", "refinement"):
         (out / f"{name}.json").write_text(json.dumps({"temperature": 1.0}))
-    return {"temperature": 1.0}
+    return {"temperature": 1.0, "cities": _names(sets)}
 
 
-def quick_evaluation(city, atlas, reports, folders, out, progress=None):
+def quick_evaluation(city, atlas, reports, folders, out, progress=None, tuning=None):
+    from ueloc_core.evaluation.evaluate import split_name
     from ueloc_core.evaluation.metrics import METHODS, summarise, summary_dict
     from ueloc_core.evaluation.schemas import FixSchema
 
@@ -117,14 +118,23 @@ def quick_evaluation(city, atlas, reports, folders, out, progress=None):
         )
         for method in METHODS
     ).reset_index(drop=True)
-    fixes = FixSchema.validate(fixes)
+    fixes = FixSchema.validate(fixes.assign(split=split_name(city)))
     fixes.to_parquet(out / "fixes.parquet")
     summarise(fixes).to_parquet(out / "metrics.parquet")
-    (out / "summary.json").write_text(json.dumps({"splits": {"test": summary_dict(fixes)}}))
+    (out / "summary.json").write_text(
+        json.dumps({"splits": {split_name(city): summary_dict(fixes)}})
+    )
     (out / "report.html").write_text("<!doctype html>")
     (out / "figures").mkdir()
     _picture(out / "figures" / "error_cdf.png")
-    return {"reports": n}
+    return {"reports": n, "tuned_on": city.name if tuning is None else tuning.city.name}
+
+
+def _names(sets: Any) -> list[str]:
+    """The cities that train; each came with its own reports and maps."""
+    assert all(one.reports.attrs["crs"] == one.city.crs_code for one in sets)
+    assert all(one.atlas.city == one.city for one in sets)
+    return [one.city.name for one in sets]
 
 
 def _picture(path: Path) -> None:
@@ -163,8 +173,8 @@ class Trial:
     def store(self) -> Store:
         return Store(str(self.root / "store"))
 
-    def artifact(self, stage: str, partition: str = "city") -> Any:
-        return self.store.require(ArtifactKey("synthetic", stage, partition))
+    def artifact(self, stage: str, partition: str = "city", city: str = "synthetic") -> Any:
+        return self.store.require(ArtifactKey(city, stage, partition))
 
     def edit(self, **sections: Any) -> None:
         """Replace keys of the city's file."""
@@ -173,9 +183,9 @@ class Trial:
         content = self.city.model_dump() | sections
         write_city_file(City.model_validate(content), self.root / "cities")
 
-    def regenerate(self) -> dict[str, Any]:
+    def regenerate(self, city: str = "synthetic") -> dict[str, Any]:
         return self.modules.regenerate.regenerate(
-            "synthetic",
+            city,
             store_url=str(self.root / "store"),
             home=self.root / "instance",
             quiet=True,
@@ -201,6 +211,39 @@ def built(
         patch.setenv("UELOC_CITIES", str(root / "cities"))
         use_stand_ins(patch)
         return root, Trial(root, pipeline).regenerate()
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The built city, then its variant and an unseen city brought up to date: what each took."""
+
+    trial: Trial
+    mismatch: dict[str, Any]
+    unseen: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def grown(
+    built: tuple[Path, dict[str, Any]],
+    pipeline: SimpleNamespace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Grown:
+    """A copy of the built city with more cities in its store; to be looked at only."""
+    root = tmp_path_factory.mktemp("grown") / "trial"
+    shutil.copytree(built[0], root)
+    trial = Trial(root, pipeline)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UELOC_CITIES", str(root / "cities"))
+        use_stand_ins(patch)
+        trial.edit(source={"kind": "file", "path": root / "cities" / "synthetic.osm.gz"})
+        tallies = [trial.regenerate(name) for name in ("synthetic_osm", "elsewhere_unseen")]
+    return Grown(trial, *tallies)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins instead of the slow stages."""
+    use_stand_ins(monkeypatch)
 
 
 @pytest.fixture

@@ -101,8 +101,9 @@ def test_every_stored_table_and_data_set_has_a_contract(pipeline):
     graph = pipeline.definitions.defs.resolve_asset_graph()
     checked = {key.asset_key.to_user_string() for key in graph.asset_check_keys}
     all_assets = {key.to_user_string() for key in graph.materializable_asset_keys}
-    assert all_assets - checked == {"map_error", "calibration"}  # one small JSON file each
-    assert dg.AssetCheckKey(dg.AssetKey("measurement_set"), "no_leak") in graph.asset_check_keys
+    assert all_assets == checked
+    for asset in ("measurement_set", "map_error", "posterior_model", "calibration"):
+        assert dg.AssetCheckKey(dg.AssetKey(asset), "no_leak") in graph.asset_check_keys
     transfer = dg.AssetKey("path_traced_measurements")
     assert dg.AssetCheckKey(transfer, "test_only") in graph.asset_check_keys
 
