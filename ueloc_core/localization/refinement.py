@@ -245,6 +245,8 @@ class Refiner:
         wide = wide[reports.sector[wide, 0].argsort(stable=True)]  # neighbours share sectors
         limit_m = posterior.cell_m * posterior.outdoor.shape[-1] / 2 - 1e-3
         for chosen in torch.split(wide, _REPORTS_AT_ONCE):
+            if not len(chosen):
+                continue  # no posterior of the batch is wide enough
             of = _rows(posterior, chosen)
             heaviest = of.weights.topk(min(_STARTS, of.top.shape[1]), dim=1).indices
             means = of.mean_m.gather(1, heaviest[..., None].expand(-1, -1, 2))
