@@ -136,6 +136,24 @@ def test_a_damaged_part_is_computed_again(pipeline, trial, asked):
     assert run(pipeline, trial)["parts_computed"].value == ["oracle"]
 
 
+def test_the_command_line_prints_the_table(
+    pipeline, trial, asked, capsys: pytest.CaptureFixture[str]
+):
+    from pipelines.ablate import main
+
+    edit(trial, "no_maps")
+    arguments = ["synthetic", "--store", str(trial.root / "store")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "| No map |" in out
+    assert f"figure and tables: {trial.artifact('ablations').path}" in out
+    (trial.artifact("map_error").path.parent / "current.json").unlink()
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "synthetic/map_error/city has not been computed" in error
+
+
 def test_nothing_asks_for_it_but_a_person(pipeline, trial, asked):
     """Neither the regeneration of a city, nor a backfill, nor a changed input."""
     edit(trial, "no_maps")
