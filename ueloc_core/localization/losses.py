@@ -102,4 +102,5 @@ def _single(posterior: Posterior) -> Posterior:
         log_outside=posterior.log_outside.float(),
         mean_m=posterior.mean_m.float(),
         covariance_m2=posterior.covariance_m2.float(),
+        heatmap=posterior.heatmap.float(),
     )

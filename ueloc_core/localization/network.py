@@ -163,6 +163,7 @@ class PosteriorNetwork(nn.Module):
             top=chosen.gather(1, kept),
             mean_m=take_rows(mean, kept),
             covariance_m2=take_rows(covariance, kept),
+            heatmap=take_rows(torch.softmax(cells, dim=2), kept),
             outdoor=to_raster(outdoor, batch.blocks),
             outside_m2=batch.outside_m2,
             cell_m=batch.maps.grid.cell_m,

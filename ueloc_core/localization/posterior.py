@@ -1,9 +1,9 @@
-"""The posterior of a position: a coarse heatmap whose densest blocks are Gaussians.
+"""The posterior of a position: a coarse heatmap whose densest blocks are Gaussians and cells.
 
 ``p(y) = (1 - s) sum_k h_k N(y; mu_k, Sigma_k) + rest``: the ``K`` most likely blocks become
-Gaussian components with full covariance; the share ``s`` of their mass and all other blocks'
-mass stay spread over the outdoor ground of their blocks; a last share lies beyond the window.
-No place has zero density.
+Gaussian components with full covariance; the share ``s`` of their mass stays where the fine
+heatmap has it, cell by cell; all other blocks' mass is spread over the outdoor ground of their
+blocks; a last share lies beyond the window. No place has zero density.
 """
 
 import math
@@ -12,7 +12,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-SPREAD_SHARE = 0.03
+HEATMAP_SHARE = 0.6
+"""The share s: the sharp answer where the likelihood is right, the Gaussian where it is not."""
+
+_EVEN_SHARE = 0.05  # of a component's heatmap that is spread over the block's outdoor ground
 _REACH_CELLS = 12  # a component's mass is put on the grid this far around its mean
 _POINT_PARTS, _POINT_STEPS = 96, 24  # of the search for a point
 _OUTDOOR_FLOOR = 1e-3  # an indoor grid cell holds this much of an outdoor one's mass
@@ -32,6 +35,8 @@ class Posterior:
         Flat index of the blocks that are components, shape (report, component).
     mean_m, covariance_m2
         Components, shapes (report, component, 2) and (report, component, 2, 2).
+    heatmap
+        Share of each grid cell in a component's block, shape (report, component, cell).
     outdoor
         Where terminals can stand, shape (report, n, n) in grid cells.
     outside_m2
@@ -45,6 +50,7 @@ class Posterior:
     top: Tensor
     mean_m: Tensor
     covariance_m2: Tensor
+    heatmap: Tensor
     outdoor: Tensor
     outside_m2: Tensor
     cell_m: float
@@ -78,6 +84,7 @@ class Posterior:
             top=self.top,
             mean_m=self.mean_m,
             covariance_m2=self.covariance_m2 * scale[:, :, None, None],
+            heatmap=self.heatmap,
             outdoor=self.outdoor,
             outside_m2=self.outside_m2,
             cell_m=self.cell_m,
@@ -123,9 +130,8 @@ class Posterior:
         def uniform(size: tuple[int, ...]) -> Tensor:
             return torch.rand(size, generator=generator, device=mass.device, dtype=mass.dtype)
 
-        # on the outdoor ground of its block
-        share = self.outdoor.to(mass.dtype).clamp_min(_OUTDOOR_FLOOR)
-        share = share.reshape(-1, side, block, side, block).transpose(2, 3).flatten(3).flatten(1, 2)
+        # by the heatmap of its block
+        share = self._shares()
         rows = torch.arange(len(drawn), device=drawn.device)[:, None]
         edge = share[rows, drawn].cumsum(dim=2)
         inner = (edge <= edge[..., -1:] * uniform((*drawn.shape, 1))).sum(dim=2)
@@ -141,7 +147,7 @@ class Posterior:
         chosen = component.clamp_min(0)
         root = torch.linalg.cholesky(self.covariance_m2)[rows, chosen]
         around = self.mean_m[rows, chosen] + (root @ normal[..., None])[..., 0]
-        narrow = (component >= 0) & (uniform(drawn.shape) >= SPREAD_SHARE)
+        narrow = (component >= 0) & (uniform(drawn.shape) >= HEATMAP_SHARE)
         point = torch.where(narrow[..., None], around, point)
         return torch.where(beyond[..., None], torch.nan, point)
 
@@ -212,38 +218,57 @@ class Posterior:
         return _log_normal(points_m - self.mean_m[:, :, None], covariance_m2)
 
     def _log_weights(self) -> Tensor:
-        return math.log1p(-SPREAD_SHARE) + self.log_mass.flatten(1).gather(1, self.top)
+        return math.log1p(-HEATMAP_SHARE) + self.log_mass.flatten(1).gather(1, self.top)
+
+    def _shares(self) -> Tensor:
+        """Share of each grid cell in its block outside of the Gaussians, (report, block, cell)."""
+        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
+        block = n // side
+        even = self.outdoor.to(self.log_mass.dtype).clamp_min(_OUTDOOR_FLOOR)
+        even = (
+            even.reshape(-1, side, block, side, block)
+            .transpose(2, 3)
+            .reshape(-1, side**2, block**2)
+        )
+        even = even / even.sum(dim=2, keepdim=True)
+        top = self.top[..., None].expand_as(self.heatmap)
+        own = torch.lerp(self.heatmap.to(even.dtype), even.gather(1, top), _EVEN_SHARE)
+        return even.scatter(1, top, own)
+
+    def _kept(self) -> Tensor:
+        """Mass of each block that is not in a Gaussian, shape (report, block)."""
+        mass = self.log_mass.exp().flatten(1)
+        return mass * torch.ones_like(mass).scatter(1, self.top, HEATMAP_SHARE)
 
     def _spread_at(self, cell: Tensor) -> Tensor:
         """`_spread` at one grid cell (column, row) a report, shape (report,)."""
         side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
         block = n // side
         rows = torch.arange(len(cell), device=cell.device)
-        corner = cell // block
-        inner = torch.arange(block, device=cell.device)
+        corner, inner = cell // block, cell % block
+        flat = corner[:, 1] * side + corner[:, 0]
+        place = inner[:, 1] * block + inner[:, 0]
+        at = torch.arange(block, device=cell.device)
         patch = self.outdoor[
             rows[:, None, None],
-            (corner[:, 1, None] * block + inner)[:, :, None],
-            (corner[:, 0, None] * block + inner)[:, None, :],
-        ].to(self.log_mass.dtype)
-        own = self.outdoor[rows, cell[:, 1], cell[:, 0]].to(patch.dtype)
-        share = own.clamp_min(_OUTDOOR_FLOOR) / patch.clamp_min(_OUTDOOR_FLOOR).sum(dim=(1, 2))
-        flat = corner[:, 1] * side + corner[:, 0]
+            (corner[:, 1, None] * block + at)[:, :, None],
+            (corner[:, 0, None] * block + at)[:, None, :],
+        ]
+        even = patch.to(self.log_mass.dtype).clamp_min(_OUTDOOR_FLOOR).flatten(1)
+        even = even[rows, place] / even.sum(dim=1)
+        is_component = self.top == flat[:, None]
+        index = is_component.int().argmax(dim=1)
+        own = torch.lerp(self.heatmap[rows, index, place].to(even.dtype), even, _EVEN_SHARE)
+        known = is_component.any(dim=1)
         mass = self.log_mass.flatten(1)[rows, flat].exp()
-        is_component = (self.top == flat[:, None]).any(dim=1)
-        return share * mass * torch.where(is_component, SPREAD_SHARE, 1.0)
+        return mass * torch.where(known, HEATMAP_SHARE * own, even)
 
     def _spread(self) -> Tensor:
-        """Mass of each grid cell that is not in a component, shape (report, n, n)."""
-        mass = self.log_mass.exp().flatten(1)
-        keep = torch.ones_like(mass).scatter(1, self.top, SPREAD_SHARE)
+        """Mass of each grid cell that is not in a Gaussian, shape (report, n, n)."""
         side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
         block = n // side
-        share = self.outdoor.to(mass.dtype).clamp_min(_OUTDOOR_FLOOR)
-        blocks = share.reshape(-1, side, block, side, block)
-        share = (blocks / blocks.sum(dim=(2, 4), keepdim=True)).reshape(-1, n, n)
-        spread = (mass * keep).reshape(-1, side, side)
-        return share * spread.repeat_interleave(block, 1).repeat_interleave(block, 2)
+        found = (self._kept()[..., None] * self._shares()).reshape(-1, side, side, block, block)
+        return found.transpose(2, 3).reshape(-1, n, n)
 
     def _gaussians(self, points_m: Tensor) -> Tensor:
         """Log-density of all components at points, shape (report, point, component)."""

@@ -37,7 +37,7 @@ __all__ = [
     "read_samples",
 ]
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 _SPLITS = ("train", "validation")
 
