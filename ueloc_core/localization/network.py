@@ -55,6 +55,7 @@ _COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
 _EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
 _DIRECTED = 256  # blocks at which angles and beams are looked at
 _LEAST_TOLD = -12.0
+_HEATMAP_SHARE = 0.57  # of a component: sharp where the likelihood is right; the rest is Gaussian
 _STAGES = ("coarse", "fine")
 _CORRECTIONS = 4
 _OTHERS = 6  # of the strongest unreported sectors, at the candidates
@@ -163,10 +164,10 @@ class PosteriorNetwork(nn.Module):
             top=chosen.gather(1, kept),
             mean_m=take_rows(mean, kept),
             covariance_m2=take_rows(covariance, kept),
-            heatmap=take_rows(torch.softmax(cells, dim=2), kept),
             outdoor=to_raster(outdoor, batch.blocks),
             outside_m2=batch.outside_m2,
             cell_m=batch.maps.grid.cell_m,
+            heatmap=_HEATMAP_SHARE * take_rows(torch.softmax(cells, dim=2), kept),
         )
         return posterior, coarse_mass
 

@@ -1,9 +1,9 @@
 """The posterior of a position: a coarse heatmap whose densest blocks are Gaussians and cells.
 
-``p(y) = (1 - s) sum_k h_k N(y; mu_k, Sigma_k) + rest``: the ``K`` most likely blocks become
-Gaussian components with full covariance; the share ``s`` of their mass stays where the fine
-heatmap has it, cell by cell; all other blocks' mass is spread over the outdoor ground of their
-blocks; a last share lies beyond the window. No place has zero density.
+``p(y) = sum_k h_k (1 - s_k) N(y; mu_k, Sigma_k) + rest``: the ``K`` most likely blocks become
+Gaussian components with full covariance; a share of their mass stays where the fine heatmap has
+it, cell by cell, and a little, like all other blocks' mass, is spread over the outdoor ground of
+the block; a last share lies beyond the window. No place has zero density.
 """
 
 import math
@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-HEATMAP_SHARE = 0.6
-"""The share s: the sharp answer where the likelihood is right, the Gaussian where it is not."""
+EVEN_SHARE = 0.03
+"""Share of a component's mass that is spread over its block's outdoor ground."""
 
-_EVEN_SHARE = 0.05  # of a component's heatmap that is spread over the block's outdoor ground
+_NONE = torch.zeros(0)
 _REACH_CELLS = 12  # a component's mass is put on the grid this far around its mean
 _POINT_PARTS, _POINT_STEPS = 96, 24  # of the search for a point
 _OUTDOOR_FLOOR = 1e-3  # an indoor grid cell holds this much of an outdoor one's mass
@@ -35,14 +35,15 @@ class Posterior:
         Flat index of the blocks that are components, shape (report, component).
     mean_m, covariance_m2
         Components, shapes (report, component, 2) and (report, component, 2, 2).
-    heatmap
-        Share of each grid cell in a component's block, shape (report, component, cell).
     outdoor
         Where terminals can stand, shape (report, n, n) in grid cells.
     outside_m2
         Outdoor area beyond the window [m2], shape (report,).
     cell_m
         Side of a grid cell [m].
+    heatmap
+        Share of a component's mass that each grid cell of its block holds beside the Gaussian,
+        shape (report, component, cell); 0 by default: Gaussians alone.
     """
 
     log_mass: Tensor
@@ -50,10 +51,16 @@ class Posterior:
     top: Tensor
     mean_m: Tensor
     covariance_m2: Tensor
-    heatmap: Tensor
     outdoor: Tensor
     outside_m2: Tensor
     cell_m: float
+    heatmap: Tensor = _NONE
+
+    def __post_init__(self) -> None:
+        if not self.heatmap.numel():
+            cells = (self.outdoor.shape[-1] // self.log_mass.shape[-1]) ** 2
+            nothing = self.mean_m.new_zeros(*self.top.shape, cells)
+            object.__setattr__(self, "heatmap", nothing)
 
     @property
     def weights(self) -> Tensor:
@@ -84,10 +91,10 @@ class Posterior:
             top=self.top,
             mean_m=self.mean_m,
             covariance_m2=self.covariance_m2 * scale[:, :, None, None],
-            heatmap=self.heatmap,
             outdoor=self.outdoor,
             outside_m2=self.outside_m2,
             cell_m=self.cell_m,
+            heatmap=self.heatmap,
         )
 
     def log_density(self, points_m: Tensor) -> Tensor:
@@ -147,7 +154,8 @@ class Posterior:
         chosen = component.clamp_min(0)
         root = torch.linalg.cholesky(self.covariance_m2)[rows, chosen]
         around = self.mean_m[rows, chosen] + (root @ normal[..., None])[..., 0]
-        narrow = (component >= 0) & (uniform(drawn.shape) >= HEATMAP_SHARE)
+        wide = 1 - EVEN_SHARE - self.heatmap.sum(dim=2)[rows, chosen]
+        narrow = (component >= 0) & (uniform(drawn.shape) < wide)
         point = torch.where(narrow[..., None], around, point)
         return torch.where(beyond[..., None], torch.nan, point)
 
@@ -218,32 +226,31 @@ class Posterior:
         return _log_normal(points_m - self.mean_m[:, :, None], covariance_m2)
 
     def _log_weights(self) -> Tensor:
-        return math.log1p(-HEATMAP_SHARE) + self.log_mass.flatten(1).gather(1, self.top)
+        wide = 1 - EVEN_SHARE - self.heatmap.sum(dim=2)
+        return wide.log() + self.log_mass.flatten(1).gather(1, self.top)
 
     def _shares(self) -> Tensor:
-        """Share of each grid cell in its block outside of the Gaussians, (report, block, cell)."""
-        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
-        block = n // side
+        """Share of a block's mass that each of its cells holds beside a Gaussian.
+
+        Shape (report, block, cell); a block that is no component has all of its mass there.
+        """
+        side, block = self.log_mass.shape[-1], self._block
         even = self.outdoor.to(self.log_mass.dtype).clamp_min(_OUTDOOR_FLOOR)
-        even = (
-            even.reshape(-1, side, block, side, block)
-            .transpose(2, 3)
-            .reshape(-1, side**2, block**2)
-        )
+        even = even.reshape(-1, side, block, side, block).transpose(2, 3)
+        even = even.reshape(-1, side**2, block**2)
         even = even / even.sum(dim=2, keepdim=True)
         top = self.top[..., None].expand_as(self.heatmap)
-        own = torch.lerp(self.heatmap.to(even.dtype), even.gather(1, top), _EVEN_SHARE)
+        own = self.heatmap.to(even.dtype) + EVEN_SHARE * even.gather(1, top)
         return even.scatter(1, top, own)
 
-    def _kept(self) -> Tensor:
-        """Mass of each block that is not in a Gaussian, shape (report, block)."""
-        mass = self.log_mass.exp().flatten(1)
-        return mass * torch.ones_like(mass).scatter(1, self.top, HEATMAP_SHARE)
+    @property
+    def _block(self) -> int:
+        """Side of a block in grid cells."""
+        return self.outdoor.shape[-1] // self.log_mass.shape[-1]
 
     def _spread_at(self, cell: Tensor) -> Tensor:
         """`_spread` at one grid cell (column, row) a report, shape (report,)."""
-        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
-        block = n // side
+        side, block = self.log_mass.shape[-1], self._block
         rows = torch.arange(len(cell), device=cell.device)
         corner, inner = cell // block, cell % block
         flat = corner[:, 1] * side + corner[:, 0]
@@ -258,16 +265,15 @@ class Posterior:
         even = even[rows, place] / even.sum(dim=1)
         is_component = self.top == flat[:, None]
         index = is_component.int().argmax(dim=1)
-        own = torch.lerp(self.heatmap[rows, index, place].to(even.dtype), even, _EVEN_SHARE)
-        known = is_component.any(dim=1)
+        own = self.heatmap[rows, index, place].to(even.dtype) + EVEN_SHARE * even
         mass = self.log_mass.flatten(1)[rows, flat].exp()
-        return mass * torch.where(known, HEATMAP_SHARE * own, even)
+        return mass * torch.where(is_component.any(dim=1), own, even)
 
     def _spread(self) -> Tensor:
         """Mass of each grid cell that is not in a Gaussian, shape (report, n, n)."""
-        side, n = self.log_mass.shape[-1], self.outdoor.shape[-1]
-        block = n // side
-        found = (self._kept()[..., None] * self._shares()).reshape(-1, side, side, block, block)
+        side, n, block = self.log_mass.shape[-1], self.outdoor.shape[-1], self._block
+        found = self.log_mass.exp().flatten(1)[..., None] * self._shares()
+        found = found.reshape(-1, side, side, block, block)
         return found.transpose(2, 3).reshape(-1, n, n)
 
     def _gaussians(self, points_m: Tensor) -> Tensor:
