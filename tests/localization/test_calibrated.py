@@ -157,7 +157,7 @@ def test_the_file_is_plain_json(tmp_path):
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored.keys() == {f.name for f in fields(Calibration)}
     assert stored["temperature"] == 1.3
-    assert stored["format"] == 2
+    assert stored["format"] == 3
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", "3", "[]", '{"levels": [], "adjusted": []}'])
@@ -211,11 +211,12 @@ def flat_posterior(outside, cells=32, side=8, outside_m2=4096.0):
     )
 
 
-def test_the_entropy_of_even_mass_is_the_logarithm_of_its_cells():
-    """1024 cells inside and 256 beyond; one block of 64 is nearly even over more ground."""
+def test_the_entropy_of_even_mass_is_the_logarithm_of_its_area():
+    """16384 m2 inside and 4096 m2 beyond; one block of 64 is a Gaussian of 640,000 m2."""
     raw = flat_posterior(outside=0.2)
-    found = float(entropy_nats(raw.raster().double(), raw)[0])
-    assert found == pytest.approx(np.log(1024 + 256), abs=0.02)
+    share = 0.8 / 64
+    wide = share * np.log(2 * np.pi * np.e * 1e4 / 256)
+    assert float(entropy_nats(raw)[0]) == pytest.approx(np.log(16384 + 4096) + wide, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -260,31 +261,24 @@ def test_features_are_what_the_reports_say(world):
 
 
 def test_sight_is_averaged_under_the_posterior(world):
-    """All mass in one sharp component: the map's sight around its mean."""
+    """All mass in one block: the map's sight in its middle."""
     reader, network, reports = world
     samples = read_samples(reader, reports.isel(report=[0]), split=None)
     (_, raw, _), *_ = predict(network, reader, samples)
     serving = int(samples.reports.sector[0, 0])
-    sight = FeatureReader(reader)._sight(serving)
-    n, side = raw.outdoor.shape[-1], raw.log_mass.shape[-1]
-    block_m = reader.cell_m * n / side
+    batch = reader.read(samples.reports)
+    rows = reader.maps.grid.square_rows(torch.tensor([serving]), batch.corner, batch.blocks)[0]
+    sight = reader.maps.serving.block_sight[rows]
+    assert 0 < float(sight.mean()) < 1
+    side = raw.log_mass.shape[-1]
     for block in (side * side // 3, side * side // 2 + 5):
         mass = torch.full((1, side, side), -60.0)
         mass[0, block // side, block % side] = 0.0
-        corner = torch.tensor([block % side, block // side]) * block_m - n * reader.cell_m / 2
-        sharp = replace(
-            raw,
-            log_mass=mass,
-            log_outside=torch.tensor([-60.0]),
-            top=torch.tensor([[block]]),
-            mean_m=(corner + block_m / 2 + reader.cell_m / 2)[None, None],
-            covariance_m2=torch.eye(2)[None, None] * 0.01,
-        )
+        sharp = replace(raw, log_mass=mass, log_outside=torch.tensor([-60.0]))
         found = FeatureReader(reader).read(samples.reports, sharp)[
             0, FEATURES.index("line_of_sight")
         ]
-        column, row = ((sharp.mean_m[0, 0] / reader.cell_m) + n / 2).floor().long()
-        assert float(found) == pytest.approx(float(sight[row, column]), abs=0.04)  # 3% is spread
+        assert float(found) == pytest.approx(float(sight[block]), abs=1e-5)
 
 
 def test_features_never_see_the_truth(world):

@@ -48,7 +48,7 @@ def test_it_is_small(network):
 
 def test_heatmaps_sum_to_one_and_their_mean_is_the_estimate(network, batch):
     heat = network.heatmap(batch)
-    assert heat.shape == batch.half_height_m.shape
+    assert heat.shape == (len(batch), batch.cells // 2, batch.cells // 2)
     torch.testing.assert_close(heat.sum(dim=(1, 2)), torch.ones(len(batch)))
     n = heat.shape[-1]
     axis = (torch.arange(n) + 0.5 - n / 2) * 8.0
@@ -63,38 +63,25 @@ def test_all_heat_in_a_cell_is_its_centre(network):
     torch.testing.assert_close(network.centroid(heat), expected)
 
 
-def test_the_order_of_neighbours_does_not_count(network, batch):
+def test_the_order_of_neighbours_does_not_count(reader, samples, network, batch):
     order = torch.tensor([0, 3, 1, 2, *range(4, batch.tokens.shape[1])])
-    per_slot = ("tokens", "present", "level_dbm", "rsrp_code", "half_rsrp_dbm", "half_se_db")
-    other = replace(batch, **{name: getattr(batch, name)[:, order] for name in per_slot})
-    assert not torch.equal(other.level_dbm, batch.level_dbm)
+    per_slot = ("sector", "rsrp", "rsrq", "sinr")
+    changed = {name: getattr(samples.reports, name)[:, order] for name in per_slot}
+    other = reader.read(replace(samples.reports, **changed), samples.truth_m)
+    assert not torch.equal(other.reports.rsrp, batch.reports.rsrp)
     torch.testing.assert_close(network.locate(other), network.locate(batch), atol=0.01, rtol=1e-4)
 
 
-def test_an_empty_slot_holds_nothing(network, batch):
-    """What stands in it does not count, and the serving sector does."""
-    present = batch.present.clone()
-    present[:, -1] = False
-    one, two = (replace(batch, present=present, level_dbm=level) for level in changed(batch, -1))
-    torch.testing.assert_close(network.locate(one), network.locate(two))
-    one, two = (replace(batch, level_dbm=level) for level in changed(batch, 0))
-    assert not torch.allclose(network.locate(one), network.locate(two), atol=1e-3)
-
-
-def changed(batch, slot):
-    level = batch.level_dbm.clone()
-    level[:, slot] += 30.0
-    return batch.level_dbm, level
+def test_the_serving_level_counts(reader, samples, network, batch):
+    louder = samples.reports.rsrp.clone()
+    louder[:, 0] += 20
+    other = reader.read(replace(samples.reports, rsrp=louder), samples.truth_m)
+    assert not torch.allclose(network.locate(other), network.locate(batch), atol=1e-3)
 
 
 def test_windows_need_not_be_multiples_of_eight(network, batch):
-    """Half-resolution windows of 28 cells: padded, and cut again."""
-    cut = {
-        **{name: getattr(batch, name)[..., :28, :28] for name in ("half_rsrp_dbm",)},
-        "half_height_m": batch.half_height_m[:, :28, :28],
-        "outdoor": batch.outdoor[:, :56, :56],
-    }
-    heat = network.heatmap(replace(batch, **cut))
+    """Half-resolution windows of 28 pixels: padded, and cut again."""
+    heat = network.heatmap(replace(batch, blocks=14))
     assert heat.shape == (len(batch), 28, 28)
     torch.testing.assert_close(heat.sum(dim=(1, 2)), torch.ones(len(batch)))
 
@@ -129,7 +116,7 @@ def test_distance_to_the_site_is_measured_from_the_site(network, batch):
 def test_it_learns_a_handful_of_reports_by_heart(batch):
     torch.manual_seed(0)
     network = LocUNet(CITY.grid.cell_m)
-    few = replace(batch, **{name: value[:4] for name, value in vars(batch).items()})
+    few = batch[:4]
     optimiser = torch.optim.Adam(network.parameters(), 5e-3)
     before = float(distance_loss(network, few).detach())
     for _ in range(150):

@@ -8,8 +8,10 @@ import torch
 from made_up_world import default_atlas, draw_reports, made_up_city
 
 from ueloc_core.errors import ReportError
+from ueloc_core.localization.block_grid import take
 from ueloc_core.localization.posterior import Posterior
-from ueloc_core.localization.refinement import LevelLookup, Refiner, ascend, point_and_spread
+from ueloc_core.localization.rasters import evidence_raster, to_raster
+from ueloc_core.localization.refinement import LevelLookup, Refiner, ascend
 from ueloc_core.localization.refinement_rule import RefinementRule
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.model import MapError, MeasurementModel
@@ -31,6 +33,12 @@ def drawn(reader):
     return reports, reader.read(reports, truth_m)
 
 
+def outdoor_of(batch):
+    """Where terminals can stand in the windows, shape (report, n, n)."""
+    rows = batch.maps.grid.ground_rows(*batch.all_blocks())
+    return to_raster(take(batch.maps.outdoor, rows), batch.blocks)
+
+
 def posterior_at(means_m, batch, sigma_m=25.0, shares=None):
     """A posterior of Gaussians at the given means (report, component, 2) in equal shares."""
     count, components = means_m.shape[:2]
@@ -44,7 +52,7 @@ def posterior_at(means_m, batch, sigma_m=25.0, shares=None):
         top=top,
         mean_m=means_m,
         covariance_m2=(sigma_m**2 * torch.eye(2)).expand(count, components, 2, 2),
-        outdoor=batch.outdoor,
+        outdoor=outdoor_of(batch),
         outside_m2=batch.outside_m2,
         cell_m=4.0,
     )
@@ -142,13 +150,14 @@ def test_what_it_adds_is_the_models_likelihood(reader, drawn):
     posterior = posterior_at(batch.truth_m[:, None], batch)
     refiner = Refiner(reader, rule())
     low, high = (refiner.objective((posterior, batch, reports), t, points)(points) for t in (0, 1))
+    evidence = evidence_raster(batch)
     for k, frame in enumerate(frames):
         x_m = frame.x_centres_m[cell[k, :, 0]]
         y_m = frame.y_centres_m[cell[k, :, 1]]
         one = reports[k : k + 1]
         maps = [reader.places.levels_at(x_m[i : i + 1], y_m[i : i + 1]) for i in range(2)]
         levels = torch.stack([reader.model.levels.direct(one, m)[0, 0] for m in maps])
-        expected = levels + batch.evidence[k, cell[k, :, 1], cell[k, :, 0]]
+        expected = levels + evidence[k, cell[k, :, 1], cell[k, :, 0]]
         torch.testing.assert_close((high - low)[k], expected, atol=0.15, rtol=0.01)
 
 
@@ -225,7 +234,7 @@ def test_sure_posteriors_and_small_gains_are_left_alone(reader, drawn):
             for a, b in zip(vars(sharp).values(), vars(wide).values(), strict=True)
         )
     )
-    spread = point_and_spread(both)[1]
+    spread = both.point_and_spread()[1]
     threshold = float((spread[:3].max() + spread[3:].min()) / 2)
     found = Refiner(reader, rule(spread_m=threshold)).refine(both, batch, reports)
     assert found.acted.tolist() == [False] * 3 + [True] * 3
@@ -241,11 +250,7 @@ def test_a_fix_does_not_depend_on_its_batch(reader, drawn):
     refiner = Refiner(reader, rule())
     together = refiner.refine(posterior, batch, reports)
     one = slice(2, 3)
-    cut = [
-        type(of)(*(v[one] if isinstance(v, torch.Tensor) else v for v in vars(of).values()))
-        for of in (posterior, batch)
-    ]
-    alone = refiner.refine(*cut, reports[one])
+    alone = refiner.refine(posterior[one], batch[one], reports[one])
     torch.testing.assert_close(alone.point_m[0], together.point_m[2], atol=0.5, rtol=0)
 
 
@@ -254,7 +259,7 @@ def test_a_rule_that_never_acts_moves_nothing(reader, drawn):
     posterior = posterior_at((batch.truth_m + 15.0)[:, None], batch, sigma_m=40.0)
     found = Refiner(reader, RefinementRule.never()).refine(posterior, batch, reports)
     assert not found.acted.any()
-    torch.testing.assert_close(found.point_m, point_and_spread(posterior)[0])
+    torch.testing.assert_close(found.point_m, posterior.point_and_spread()[0])
 
 
 def test_few_reports_teach_it_to_keep_still(reader, drawn):
@@ -271,20 +276,9 @@ def test_few_reports_teach_it_to_keep_still(reader, drawn):
         Refiner.fit(reader, [])
 
 
-# -- points and spreads -------------------------------------------------------------------
-
-
-def test_point_and_spread_of_one_gaussian(drawn):
-    """RMS distance from the mean is sqrt(2) sigma, cells of 4 m add 2 x 16 / 12 m2."""
-    _, batch = drawn
-    means = torch.tensor([[10.0, -20.0]]).expand(6, 1, 2)
-    everywhere = replace(batch, outdoor=torch.ones_like(batch.outdoor))
-    posterior = posterior_at(means, everywhere, sigma_m=8.0)
-    slim = replace(posterior, log_mass=posterior.log_mass.clone())
-    slim.log_mass[:, 1:] = -40.0
-    slim.log_mass[:, 0, 1:] = -40.0
-    point, spread = point_and_spread(slim)
-    spread_share = 0.03 * ((slim.mean_m[:, 0] - torch.tensor([-120.0, -120.0])) ** 2).sum(dim=1)
-    torch.testing.assert_close(point, means[:, 0], atol=1.0, rtol=0)
-    expected = (2 * 64.0 + 0.97 * spread_share).sqrt()
-    torch.testing.assert_close(spread, expected, rtol=0.05, atol=0)
+def test_where_none_is_wide_enough_all_are_left_alone(reader, drawn):
+    reports, batch = drawn
+    posterior = posterior_at((batch.truth_m + 15.0)[:, None], batch, sigma_m=5.0)
+    found = Refiner(reader, rule(spread_m=1e4)).refine(posterior, batch, reports)
+    assert not found.acted.any()
+    torch.testing.assert_close(found.point_m, found.unrefined_m)

@@ -34,7 +34,7 @@ def batch(data):
 @pytest.fixture
 def network():
     torch.manual_seed(4)
-    return PosteriorNetwork(8, 6, CITY.grid.cell_m)
+    return PosteriorNetwork(8, 6)
 
 
 # ---- what is drawn ----
@@ -132,7 +132,7 @@ def test_reading_leaves_the_threads_of_the_caller_alone():
 @torch.no_grad()
 def test_the_total_is_the_weighted_sum(network, batch):
     config = city_with(coarse_weight=0.5, fine_weight=2.0, physics_weight=0.25).training
-    terms = loss_terms(network, batch, MODEL, config, scored=True)
+    terms = loss_terms(network, batch, config, scored=True)
     posterior, coarse = network(batch)
     torch.testing.assert_close(terms["coarse"], coarse_loss(coarse, batch.truth_m, 4.0))
     torch.testing.assert_close(terms["fine"], -posterior.log_density(batch.truth_m).mean())
@@ -150,10 +150,10 @@ def test_a_term_of_weight_zero_is_not_computed(network, batch, monkeypatch, off)
 
     function = {"coarse": "coarse_loss", "fine": "nll_loss", "physics": "physics_loss"}[off]
     monkeypatch.setattr(losses, function, refuse)
-    terms = loss_terms(network, batch, MODEL, city_with(**{f"{off}_weight": 0.0}).training)
+    terms = loss_terms(network, batch, city_with(**{f"{off}_weight": 0.0}).training)
     assert set(terms) == {"total", *TERMS} - {off}
     monkeypatch.undo()
-    full = loss_terms(network, batch, MODEL, CITY.training)
+    full = loss_terms(network, batch, CITY.training)
     for name in set(TERMS) - {off}:
         torch.testing.assert_close(terms[name], full[name])
 
@@ -161,8 +161,8 @@ def test_a_term_of_weight_zero_is_not_computed(network, batch, monkeypatch, off)
 @torch.no_grad()
 def test_the_score_does_not_depend_on_the_weights(network, batch):
     config = city_with(fine_weight=0.0, physics_weight=0.0).training
-    alone = loss_terms(network, batch, MODEL, config, scored=True)
-    full = loss_terms(network, batch, MODEL, CITY.training, scored=True)
+    alone = loss_terms(network, batch, config, scored=True)
+    full = loss_terms(network, batch, CITY.training, scored=True)
     assert set(alone) == {"coarse", "nll", "total"}
     torch.testing.assert_close(alone["nll"], full["nll"])
 
@@ -188,9 +188,9 @@ def test_precision_is_full_where_no_gpu_is(monkeypatch):
 @torch.no_grad()
 def test_terms_are_of_single_precision_in_mixed_runs(network, batch):
     """bfloat16 has 8 bits: the terms move by a percent or so, not by nats."""
-    full = loss_terms(network, batch, MODEL, CITY.training)
+    full = loss_terms(network, batch, CITY.training)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = loss_terms(network, batch, MODEL, CITY.training)
+        mixed = loss_terms(network, batch, CITY.training)
     for name, value in mixed.items():
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(float(full[name]), abs=0.15), name
