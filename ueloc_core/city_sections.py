@@ -258,11 +258,14 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """How the locators are compared.
 
-    At most ``path_traced_reports`` reports of test tracks get exact paths (docs/path_traced.md).
+    At most ``max_reports`` test reports are located one by one, and the last reports of at most
+    ``max_tracks`` test tracks with and without the reports before them. At most
+    ``path_traced_reports`` reports of test tracks get exact paths (docs/path_traced.md).
     ``locunet`` trains a heatmap network like LocUNet as a rival, as long as the network itself.
     """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
+    max_tracks: Annotated[int, Field(ge=0)] = 60
     path_traced_reports: Annotated[int, Field(ge=16)] = 240
     locunet: bool = False
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
