@@ -22,8 +22,9 @@ from ueloc_core.evaluation.metrics import (
 from ueloc_core.measurement.scenarios import SCENARIOS
 
 MOBILITIES = ("static", "pedestrian", "vehicle")
-TEST_SPLITS = ("test_area", "test_city", "mismatch_osm", "path_traced")
-"""Tests, by what is new in them: the area, the city, the map, or the simulator of the reports."""
+TEST_SPLITS = ("test_area", "test_city", "mismatch_osm", "path_traced", "tracks")
+"""Tests, by what is new in them: the area, the city, the map, or the simulator of the reports;
+and last reports of tracks, located with and without those before them."""
 
 UNKNOWN = "unknown"
 
