@@ -137,14 +137,29 @@ class PosteriorNetwork(nn.Module):
 
         The last entry of the coarse log-mass is the mass beyond the window.
         """
-        tokens = self.measurements(batch.tokens, batch.present)
+        device = batch.tokens.device.type
+        encoder = torch.autocast(
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+        )
+        with encoder:
+            tokens = self.measurements(batch.tokens, batch.present).float()
+        # likelihoods need single precision; the encoders may have less
+        with torch.autocast(device, enabled=False):
+            return self._posterior(batch, tokens, encoder)
+
+    def _posterior(
+        self, batch: WindowBatch, tokens: Tensor, encoder: torch.autocast
+    ) -> tuple[Posterior, Tensor]:
+        """The answer of `forward`, the map encoder in the precision of `encoder`."""
         pooled = masked_mean(tokens, batch.present)
         for_coarse, for_fine = self._moves(tokens, pooled)
         ground = _ground_of(batch)
         outdoor = take(batch.maps.outdoor, ground.row_of)
         if self.inputs == "no_maps":
             outdoor = torch.ones_like(outdoor)
-        coarse, features, moved = self._coarse(batch, tokens, for_coarse, ground, outdoor)
+        coarse, features, moved = self._coarse(batch, tokens, for_coarse, ground, outdoor, encoder)
         outside = self.outside(pooled) - 5.0
         coarse_mass = _with_outside(coarse, outside)
         count = min(self.candidates, coarse.shape[1])
@@ -193,12 +208,14 @@ class PosteriorNetwork(nn.Module):
         moves: _Moves,
         ground: _Ground,
         outdoor: Tensor,
+        encoder: torch.autocast,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mass of all blocks (report, block), the map encoder's features, and corrections."""
         open_cells = outdoor.sum(dim=2)
         prior = torch.where(open_cells > 0, open_cells.clamp_min(1).log(), _NOWHERE)
         if self.inputs != "all":
-            features = self._trunk(batch, tokens, prior, prior, ground)
+            with encoder:
+                features = self._trunk(batch, tokens, prior, prior, ground).float()
             moved = self._of_blocks(features)
             return prior + moved[:, 0], features, moved
         pairs = Pairs.of(batch.reports.sector, batch.maps.site, apart=True)
@@ -214,7 +231,8 @@ class PosteriorNetwork(nn.Module):
         logit = exponent * levels + timing + prior
         logit = self._examined(batch, tables, pairs, ground, outdoor, logit, exponent, timing)
         logit = _directed(batch, moves, ground, logit)
-        features = self._trunk(batch, tokens, logit, prior, ground, (pairs, rows))
+        with encoder:
+            features = self._trunk(batch, tokens, logit, prior, ground, (pairs, rows)).float()
         moved = self._of_blocks(features)
         return logit + moved[:, 0], features, moved
 
