@@ -13,7 +13,11 @@ from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.reports import INT16_MISSING, MISSING
 from ueloc_core.measurement.simulate import Terminals
 from ueloc_core.measurement.timing import DelayMaps
-from ueloc_core.radio.link import timing_advance, timing_advance_step_ns
+from ueloc_core.radio.link import (
+    TIMING_ADVANCE_LAST,
+    timing_advance,
+    timing_advance_step_ns,
+)
 from ueloc_core.units import SPEED_OF_LIGHT_M_S
 
 ERRORS = pytest.mark.parametrize("error", [MapError.none(), FITTED], ids=["none", "fitted"])
@@ -130,6 +134,110 @@ def test_tables_give_what_each_place_gives_on_its_own(error, offset):
     assert float((direct - looked_up)[near].abs().max()) < 0.05
 
 
+# -- in closed form -----------------------------------------------------------------------
+
+
+def many_places(unknown=17):
+    """A hundred metres to half a kilometre away, of every sight, some of unknown delay."""
+    first = torch.linspace(200.0, 1500.0, 400)
+    first[::unknown] = torch.nan
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    sight = torch.linspace(0, 1, 400)[order]
+    return DelayMaps(first[None], sight[None], torch.linspace(180.0, 1400.0, 400)[None])
+
+
+@ERRORS
+@pytest.mark.parametrize("offset", [INT16_MISSING, -110, -45, 60])
+@pytest.mark.parametrize("sinr_db", [0.0, 12.0, 25.0])
+def test_the_closed_form_is_the_likelihood(error, offset, sinr_db):
+    """In sight and late, known and unknown: 0.02 nats by the posterior, 0.1 down to 12 nats."""
+    m, maps, sinr = model(error).timing, many_places(), torch.tensor([sinr_db])
+    one = timed(5, offset)
+    exact, closed = m.direct(one, maps, sinr).double(), m.closed(one, maps, sinr).double()
+    weight = torch.softmax(exact, dim=1)
+    difference = closed - exact
+    mean = (weight * difference).sum()
+    assert float((weight * (difference - mean) ** 2).sum().sqrt()) < 0.02
+    near = exact > exact.max() - 12
+    assert near.sum() > 20
+    assert near[maps.first_arrival_ns.isnan()].any()
+    assert float((difference - mean)[near].abs().max()) < 0.1
+
+
+@ERRORS
+def test_the_closed_form_is_what_tables_give(error):
+    """The two ways in which maps are looked up: of exact posteriors, and of the network."""
+    m, maps = model(error).timing, many_places()
+    for one in (timed(5), timed(5, 60)):
+        tables, closed = m.log_prob(one, maps, SINR_DB), m.closed(one, maps, SINR_DB)
+        near = tables > tables.max() - 12
+        assert float((tables - closed)[near].abs().max()) < 0.1
+
+
+@ERRORS
+@pytest.mark.parametrize("delay_ns", [0.0, 130.0, 611.0, float("nan")])
+@pytest.mark.parametrize("sight", [0.0, 1.0])
+def test_timing_advances_sum_to_one_in_closed_form(error, delay_ns, sight):
+    m, codes = model(error).timing, torch.arange(80)
+    maps = delays([delay_ns], sight, straight_ns=500.0)
+    many = replace(timed(0)[torch.zeros_like(codes)], ta=codes)
+    repeated = DelayMaps(*(v.expand(len(codes), -1) for v in vars(maps).values()))
+    found = m.closed(many, repeated, SINR_DB.expand(len(codes)))
+    assert float(found.double().exp().sum()) == pytest.approx(1, abs=1e-4)
+
+
+@ERRORS
+def test_offsets_in_closed_form_sum_to_the_timing_advance_s_probability(error):
+    """Of the timing advances that the path makes likely."""
+    m, maps = model(error).timing, delays([640.0], 0.3)
+    total = 0.0
+    for ta in range(3, 12):
+        offsets = np.arange(-1600, 1600)
+        count = len(offsets)
+        many = replace(
+            timed(ta)[torch.zeros(count, dtype=torch.int64)], ta_offset=torch.as_tensor(offsets)
+        )
+        repeated = DelayMaps(*(v.expand(count, -1) for v in vars(maps).values()))
+        found = m.closed(many, repeated, SINR_DB.expand(count))
+        total += float(found.double().exp().sum())
+    assert total == pytest.approx(1, abs=0.02)
+
+
+def test_the_last_timing_advance_holds_all_that_is_farther():
+    m = model(FITTED).timing
+    last = timed(TIMING_ADVANCE_LAST)
+    far = delays([2e6], straight_ns=2e6)
+    assert float(m.closed(last, far, SINR_DB)) == pytest.approx(0, abs=0.2)
+    assert float(m.closed(timed(0), delays([0.0]), SINR_DB)) > -1.5
+
+
+def test_reports_in_closed_form_do_not_depend_on_each_other():
+    """With offsets and without, timed and not, in one go and one by one."""
+    m, maps = model(FITTED).timing, many_places()
+    parts = [timed(5), timed(5, -45), timed(MISSING), timed(4, 30), timed(MISSING, 30)]
+    reports = ReportBatch.cat(parts)
+    repeated = DelayMaps(*(v.expand(len(parts), -1) for v in vars(maps).values()))
+    sinr = torch.tensor([3.0, 12.0, 7.0, 25.0, 0.0])
+    together = m.closed(reports, repeated, sinr)
+    for n, one in enumerate(parts):
+        torch.testing.assert_close(together[n : n + 1], m.closed(one, maps, sinr[n : n + 1]))
+    assert (together[[2, 4]] == 0).all()
+    assert (together[[0, 1, 3]].std(dim=1) > 1).all()
+
+
+@pytest.mark.parametrize("offset", [INT16_MISSING, 60])
+def test_a_further_error_is_one_of_the_map(offset):
+    """30 ns more make an error of 30 ns where the map had none."""
+    maps, one = many_places(unknown=1000), timed(5, offset)
+    maps = maps.rows(slice(None))
+    exact = model(MapError(delay_core_ns=30.0)).timing
+    plain = model().timing
+    expected = exact.in_time_and_late(one, maps.delay_ns, maps.known, SINR_DB)
+    found = plain.in_time_and_late(one, maps.delay_ns, maps.known, SINR_DB, 30.0)
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value[maps.known], wanted[maps.known])
+
+
 def test_a_delay_far_beyond_the_straight_line_is_looked_up_all_the_same():
     m = model().timing
     maps = delays([4000.0], straight_ns=300.0)
@@ -141,7 +249,7 @@ def test_a_delay_far_beyond_the_straight_line_is_looked_up_all_the_same():
 def test_gradients_are_the_slopes():
     m = model(FITTED).timing
     first = torch.tensor([[500.0, 640.0, 700.0]])
-    for how in (m.direct, m.log_prob):
+    for how in (m.direct, m.log_prob, m.closed):
         at = first.clone().requires_grad_()
         (slope,) = torch.autograd.grad(how(timed(5, -40), delays(at, 0.4), SINR_DB).sum(), at)
         with torch.no_grad():
