@@ -40,7 +40,7 @@ def ablations(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Mat
     import pandas as pd
 
     from ueloc_core.evaluation.ablation_table import AblationSchema
-    from ueloc_core.evaluation.ablations import FIXES, build_ablations
+    from ueloc_core.evaluation.ablations import FIGURES, FIXES, build_ablations
 
     city = load_city(context.partition_key)
     run = _Run.of(city, store.open(), context)
@@ -54,7 +54,7 @@ def ablations(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.Mat
         compute,
         code_version=code_version(_MODULE),
         params=city.params("ablations", "seed"),
-        inputs={name: content_of(part, FIXES) for name, part in parts.items()},
+        inputs={name: content_of(part, FIXES, FIGURES) for name, part in parts.items()},
     )
     table = pd.read_parquet(artifact.path / "ablations.parquet")
     checks = [conforms(table, AblationSchema), nothing_tested_is_learned(run.training)]

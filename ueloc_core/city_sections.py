@@ -14,7 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 CellRadio = Literal["NR", "LTE", "UMTS", "CDMA", "GSM"]
 AblationName = Literal[
     "no_maps", "no_residuals", "no_physics", "no_coarse", "no_fine", "single_component",
-    "levels_only", "levels_and_mac", "levels_and_phy", "refined", "refined_always",
+    "untrained", "levels_only", "levels_and_mac", "levels_and_phy", "refined", "refined_always",
 ]  # fmt: skip
 RoadClass = Literal[
     "path", "service", "residential", "tertiary", "secondary", "primary", "trunk", "motorway"

@@ -191,7 +191,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """All parts of a run of a few variants, and their figures."""
-    city = city_with("levels_only", "refined", "refined_always")
+    city = city_with("levels_only", "untrained", "refined", "refined_always")
     root = tmp_path_factory.mktemp("parts")
     figures = {}
     for part in parts_of(city):
@@ -205,7 +205,8 @@ def run(data, tmp_path_factory):
 @pytest.mark.slow
 def test_all_variants_are_tested_on_the_same_test_reports(run):
     city, root, figures = run
-    names = ["full", "levels_only", "refined", "refined_always", "oracle", "oracle_levels"]
+    names = ["full", "untrained", "levels_only", "refined", "refined_always"]
+    names += ["oracle", "oracle_levels"]
     assert list(figures) == names
     fixes = {name: FixSchema.validate(pd.read_parquet(root / name / FIXES)) for name in names}
     test = set(np.flatnonzero(SPLIT == 3))
@@ -216,15 +217,20 @@ def test_all_variants_are_tested_on_the_same_test_reports(run):
         assert set(table["report"]) <= test
         assert table["nll_nats"].notna().all()
     assert figures["full"]["steps"] == figures["levels_only"]["steps"] == 2
+    assert figures["untrained"]["steps"] == 0
 
 
 @pytest.mark.slow
 def test_a_variant_without_fields_is_another_network_and_has_another_oracle(run):
     _, root, _ = run
-    networks = [torch.load(root / n / "checkpoint.pt") for n in ("full", "levels_only")]
-    assert networks[0]["settings"] == networks[1]["settings"]
+    names = ("full", "levels_only", "untrained")
+    networks = [torch.load(root / n / "checkpoint.pt") for n in names]
+    assert networks[0]["settings"] == networks[1]["settings"] == networks[2]["settings"]
     weights = [network["network"] for network in networks]
-    assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert all(w.keys() == weights[0].keys() for w in weights)
+    curves = [pd.read_parquet(root / n / "history.parquet") for n in names[:2]]
+    before, after = (c[c["split"] == "validation"].set_index("term")["value"] for c in curves)
+    assert (after - before).abs()["nll"].max() > 0.1  # it learned from, and was judged by, less
     told, alone = (
         pd.read_parquet(root / name / FIXES).nll_nats for name in ("oracle", "oracle_levels")
     )
@@ -256,12 +262,14 @@ def test_table_and_figure_are_written(run, tmp_path):
     stored = json.loads((tmp_path / "ablations.json").read_text())
     assert stored["budget"]["epochs"] == 1
     assert stored["methods"]["levels_only"]["changes"] == {"features": ["rsrp"]}
+    assert stored["methods"]["full"]["steps"] == 2
+    assert stored["methods"]["refined"]["rule"]
     median = stored["methods"]["full"]["metrics"]["median_m"]["value"]
     assert found["full_median_m"] == median
-    assert (tmp_path / "ablations.md").read_text().count("\n") == 2 + 4
+    assert (tmp_path / "ablations.md").read_text().count("\n") == 2 + 5
     with Image.open(tmp_path / "ablations.png") as image:
         assert image.width > 900
-    assert len(FixSchema.validate(pd.read_parquet(tmp_path / FIXES))) == 6 * 10
+    assert len(FixSchema.validate(pd.read_parquet(tmp_path / FIXES))) == 7 * 10
 
 
 def test_without_calibration_reports_no_rule_is_learned(data):

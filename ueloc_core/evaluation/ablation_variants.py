@@ -37,6 +37,8 @@ class Variant:
         Whether points are refined on the maps: ``never``, ``by_rule`` (where a rule says so that
         was learned on the calibration reports) or ``always``. What is refined are the points of
         the whole network, which is not trained again.
+    trained
+        Whether the network is trained at all; it starts as Bayes' rule on coarse tables.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
     features: tuple[str, ...] = FEATURES
     refinement: Refinement = "never"
+    trained: bool = True
 
     @property
     def oracle(self) -> str:
@@ -59,6 +62,8 @@ class Variant:
             found["features"] = list(self.features)
         if self.refinement != "never":
             found["refinement"] = self.refinement
+        if not self.trained:
+            found["trained"] = False
         return found
 
 
@@ -81,6 +86,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             Variant("no_residuals", "No residual maps", _MAPS, {"inputs": "no_residuals"}),
             # the physics term would teach it the maps
             Variant("no_maps", "No map", _MAPS, {"inputs": "no_maps", "physics_weight": 0.0}),
+            Variant("untrained", "Not trained", _LOSS, trained=False),
             Variant("no_physics", "No physics loss", _LOSS, {"physics_weight": 0.0}),
             Variant("no_coarse", "No coarse loss", _LOSS, {"coarse_weight": 0.0}),
             Variant("no_fine", "No fine loss", _LOSS, {"fine_weight": 0.0}),

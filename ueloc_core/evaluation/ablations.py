@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ueloc_core.city import SPLITS, City
 from ueloc_core.errors import ReportError
@@ -44,6 +45,7 @@ from ueloc_core.evaluation.schemas import FixSchema
 from ueloc_core.localization import training
 from ueloc_core.localization.baselines import GridBayes
 from ueloc_core.localization.calibrated import Calibration
+from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.refinement import Refiner
 from ueloc_core.localization.refinement_rule import RefinementOutcome, RefinementRule
 from ueloc_core.localization.windows import WindowReader
@@ -56,15 +58,12 @@ if TYPE_CHECKING:
     from ueloc_core.localization.resume import ResumePoint
 
 CODE_VERSION = "1"
-FIXES = "fixes.parquet"
+FIXES, FIGURES = "fixes.parquet", "figures.json"
 CHECKPOINT = "checkpoint.pt"
 
 Progress = Callable[[int, int, str], None]
 
-_TRAINED = (
-    *("parameters", "train_reports", "steps", "best_epoch", "best_validation_nll_nats"),
-    "resumed_at_step",
-)
+_TRAINED = ("parameters", "train_reports", "steps", "best_epoch", "best_validation_nll_nats")
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class Part(Protocol):
         """Whether it reads the training cities."""
 
     def compute(self, work: Work, out: Path) -> dict[str, Any]:
-        """Write `FIXES` into an empty folder; returns figures."""
+        """Write `FIXES` and `FIGURES` into an empty folder; returns what is in the latter."""
 
 
 @dataclass(frozen=True)
@@ -196,19 +195,32 @@ class TrainedPart:
     def compute(self, work: Work, out: Path) -> dict[str, Any]:
         """As `Part` says."""
         city, data = with_budget(self.city, self.variant), work.data.reduced(self.variant.features)
-        trained = training.build_posterior_model(
-            city,
-            data.training,
-            data.map_error_folder,
-            out,
-            progress=work.progress,
-            resume=work.resume,
-        )
+        figures: dict[str, Any] = {"steps": 0}
+        if self.variant.trained:
+            found = training.build_posterior_model(
+                city,
+                data.training,
+                data.map_error_folder,
+                out,
+                progress=work.progress,
+                resume=work.resume,
+            )
+            figures = {key: found[key] for key in _TRAINED}
+        else:
+            _save_untrained(city, out)
         reader = data.reader(data.tested)
         refiner = Refiner(reader, RefinementRule.never())
         rows, _ = network_rows(reader, data.cases(city, reader), out, Calibration(), refiner)
-        fixes = _written(_of("network", rows), self.name, out)
-        return {"fixes": len(fixes)} | {key: trained[key] for key in _TRAINED}
+        _write(_of("network", rows), self.name, figures, out)
+        return figures
+
+
+def _save_untrained(city: City, out: Path) -> None:
+    """The network with which every training of this seed begins."""
+    settings = training.network_settings(city)
+    torch.manual_seed(city.seed)
+    weights = PosteriorNetwork(**settings).state_dict()
+    torch.save({"network": weights, "settings": settings}, out / CHECKPOINT)
 
 
 _ALWAYS = RefinementRule(
@@ -223,7 +235,11 @@ class RefinedPart:
     city: City
     variant: Variant
     reads_network: bool = True
-    learns: bool = True
+
+    @property
+    def learns(self) -> bool:
+        """A rule, or nothing."""
+        return self.variant.refinement == "by_rule"
 
     @property
     def name(self) -> str:
@@ -247,19 +263,18 @@ class RefinedPart:
             rule = fit_refinement(network, data.known(), Calibration(), work.progress)
         refiner = Refiner(reader, rule)
         rows, _ = network_rows(reader, data.cases(city, reader), folder, Calibration(), refiner)
-        fixes = _written(_of("network_refined", rows), self.name, out)
-        before, after = (
-            np.array([row["error_m"] for row in found])
-            for found in (_of("network", rows), _of("network_refined", rows))
-        )
-        outcome = RefinementOutcome.of(fixes["refined"].to_numpy(dtype=bool), before, after)
-        return {
-            "fixes": len(fixes),
+        whole, refined = _of("network", rows), _of("network_refined", rows)
+        before, after = (np.array([row["error_m"] for row in of]) for of in (whole, refined))
+        acted = np.array([row["refined"] for row in refined])
+        outcome = RefinementOutcome.of(acted, before, after)
+        figures: dict[str, Any] = {
             "rule": rule.note,
             "acted_share": outcome.acted_share,
             "helped_share": outcome.helped_share,
             "worse_share": outcome.worse_share,
         }
+        _write(refined, self.name, figures, out)
+        return figures
 
 
 @dataclass(frozen=True)
@@ -288,7 +303,8 @@ class OraclePart:
         cases = data.cases(with_budget(self.city, VARIANTS[REFERENCE]), reader)
         bayes = GridBayes(reader.places, reader.model)
         rows, _ = grid_posterior_rows(self.name, bayes, cases, progress=work.progress)
-        return {"fixes": len(_written(rows, self.name, out))}
+        _write(rows, self.name, {}, out)
+        return {}
 
 
 def parts_of(city: City) -> tuple[Part, ...]:
@@ -323,7 +339,10 @@ def build_ablations(city: City, folders: Mapping[str, Path], out: Path) -> dict[
     fixes.to_parquet(out / FIXES, index=False)
     table.to_parquet(out / "ablations.parquet", index=False)
     budget = city.params("ablations")["ablations"] | {"seed": city.seed}
-    found = {"reference": REFERENCE, "budget": budget, "methods": ablation_dict(table, variants)}
+    methods = ablation_dict(table, variants)
+    for name, folder in folders.items():
+        methods[name] |= json.loads((folder / FIGURES).read_text())
+    found = {"reference": REFERENCE, "budget": budget, "methods": methods}
     (out / "ablations.json").write_text(json.dumps(found, indent=1))
     (out / "ablations.md").write_text(ablation_markdown(table) + "\n", encoding="utf-8")
     (out / "ablations.png").write_bytes(png(ablation_figure(table)))
@@ -342,7 +361,8 @@ def _of(method: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["method"] == method]
 
 
-def _written(rows: list[dict[str, Any]], name: str, out: Path) -> pd.DataFrame:
-    fixes: pd.DataFrame = FixSchema.validate(pd.DataFrame(rows).assign(method=name))
+def _write(rows: list[dict[str, Any]], name: str, figures: dict[str, Any], out: Path) -> None:
+    """Write fixes, without the time that they took: the same fixes are the same file."""
+    fixes = FixSchema.validate(pd.DataFrame(rows).drop(columns="latency_ms").assign(method=name))
     fixes.to_parquet(out / FIXES, index=False)
-    return fixes
+    (out / FIGURES).write_text(json.dumps(figures, indent=1))
