@@ -21,6 +21,8 @@ from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.radio.atlas import MapAtlas
 
+_AT_ONCE = 32  # reports
+
 
 @dataclass(frozen=True)
 class Fix:
@@ -34,18 +36,27 @@ class Fix:
         Root mean square distance of the posterior from its mean [m].
     window
         The serving sector's window.
-    posterior
-        The calibrated posterior of this report alone.
-    correction
-        Of this report alone: gives the posterior mass that a region of a nominal level needs.
+    batch, row
+        Calibrated posteriors and corrections of the reports that were located together, and
+        which of them this one is.
     """
 
     x_m: float
     y_m: float
     std_m: float
     window: Window
-    posterior: Posterior
-    correction: Correction
+    batch: tuple[Posterior, Correction]
+    row: int
+
+    @property
+    def posterior(self) -> Posterior:
+        """The calibrated posterior of this report alone."""
+        return self.batch[0][self.row : self.row + 1]
+
+    @property
+    def correction(self) -> Correction:
+        """Gives the posterior mass that a region of a nominal level needs."""
+        return self.batch[1][self.row : self.row + 1]
 
     @cached_property
     def mass(self) -> NDArray[np.float64]:
@@ -55,7 +66,7 @@ class Fix:
     @property
     def outside_mass(self) -> float:
         """Posterior mass beyond the window."""
-        return float(self.posterior.log_outside.exp())
+        return float(self.batch[0].log_outside[self.row].exp())
 
     def region_level(self, level: float) -> float:
         """Posterior mass of the region that holds the terminal with probability `level`."""
@@ -120,7 +131,8 @@ class Locator:
         batch = to_batch(reports, self.reader.atlas)
         place = np.full((len(batch), 2), np.nan)
         fixes = []
-        for part, raw, _ in predict(self.network, self.reader, Samples(batch, place)):
+        samples = Samples(batch, place)
+        for part, raw, _ in predict(self.network, self.reader, samples, _AT_ONCE):
             here = batch[part]
             correction = self._features.corrections(self.calibration, here, raw)
             posterior = correction.of(raw)
@@ -131,8 +143,8 @@ class Locator:
             ):
                 frame = self.reader.frames[sector]
                 x0, y0 = frame.centre_m
-                one = slice(i, i + 1)
-                fixes.append(Fix(x0 + x_m, y0 + y_m, std_m, frame, posterior[one], correction[one]))
+                both = (posterior, correction)
+                fixes.append(Fix(x0 + x_m, y0 + y_m, std_m, frame, both, i))
         return fixes
 
 
