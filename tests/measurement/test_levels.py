@@ -209,6 +209,14 @@ def test_ceilings_of_what_is_not_reported():
     assert [float(v) for v in alone] == [-73.0, -73.0]
 
 
+def test_reports_without_slots_for_neighbours_are_those_of_empty_slots():
+    m = model(FITTED).levels
+    empty = report([3], [80], selected=0)
+    bare = ReportBatch.of([[3]], [[80]], selected=[0])
+    for found, wanted in zip(m.ceilings(bare), m.ceilings(empty), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("offset", [10.0, 10.7])
 def test_a_neighbour_s_offset_counts_whole_steps(offset):
     """Codes are whole numbers: 10.7 dB below are 10 steps, drawn and judged alike."""

@@ -262,7 +262,8 @@ class LevelLikelihood:
         kept = serving + 0.5 + int(self.settings.handover_offset_db)
         lost = torch.where(reports.selected == 1, serving, kept)
         level = reports.level_dbm.nan_to_num(threshold)
-        weakest = torch.where(reports.heard, level, math.inf)[:, 1:].amin(dim=1)
+        neighbour = reports.heard & (torch.arange(level.shape[1], device=level.device) > 0)
+        weakest = torch.where(neighbour, level, math.inf).amin(dim=1)
         weakest = torch.where(weakest.isinf(), lost, weakest)  # no neighbour is ever reported
         full = reports.heard.sum(dim=1) > self._most_neighbours[reports.scenario]
         weak = torch.where(full, weakest, -math.inf)
