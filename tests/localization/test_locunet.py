@@ -10,7 +10,7 @@ from made_up_world import default_atlas, draw_reports, made_up_city
 from ueloc_core.errors import ModelError
 from ueloc_core.localization.locunet import LocUNet, distance_loss, train_locunet
 from ueloc_core.localization.training import Samples
-from ueloc_core.localization.windows import WindowReader
+from ueloc_core.localization.windows import SYMMETRIES, WindowReader, turn_raster
 from ueloc_core.measurement.model import MapError, MeasurementModel
 from ueloc_core.radio.link import timing_advance_step_m
 
@@ -77,6 +77,40 @@ def test_the_serving_level_counts(reader, samples, network, batch):
     louder[:, 0] += 20
     other = reader.read(replace(samples.reports, rsrp=louder), samples.truth_m)
     assert not torch.allclose(network.locate(other), network.locate(batch), atol=1e-3)
+
+
+def test_an_empty_slot_holds_nothing(reader, samples, network):
+    """What stands in it does not count."""
+    sector = samples.reports.sector.clone()
+    sector[:, -1] = -1
+    levels = [samples.reports.rsrp.clone() for _ in range(2)]
+    levels[1][:, -1] = 90
+    one, two = (
+        network.locate(reader.read(replace(samples.reports, sector=sector, rsrp=level)))
+        for level in levels
+    )
+    torch.testing.assert_close(one, two)
+
+
+def from_all_sides(network):
+    """Make its kernels look alike from all sides."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                every = [turn_raster(module.weight, s) for s in range(SYMMETRIES)]
+                module.weight.copy_(torch.stack(every).mean(dim=0))
+    return network
+
+
+@pytest.mark.parametrize("symmetry", [1, 4, 6])
+def test_its_heatmap_lies_in_the_true_frame(reader, samples, network, batch, symmetry):
+    """Kernels that look alike from all sides give the same one in every symmetry."""
+    turned = reader.read(samples.reports, samples.truth_m, np.full(len(samples), symmetry))
+    alike = LocUNet(CITY.grid.cell_m).eval()
+    alike.load_state_dict(network.state_dict())
+    from_all_sides(alike)
+    torch.testing.assert_close(alike.heatmap(turned), alike.heatmap(batch), atol=1e-6, rtol=1e-3)
+    assert not torch.allclose(network.heatmap(turned), network.heatmap(batch), atol=1e-6, rtol=1e-3)
 
 
 def test_windows_need_not_be_multiples_of_eight(network, batch):

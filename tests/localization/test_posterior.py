@@ -9,17 +9,18 @@ from scipy import stats
 
 from ueloc_core.grid import Window
 from ueloc_core.localization.baselines import geometric_median
-from ueloc_core.localization.posterior import Posterior
+from ueloc_core.localization.posterior import EVEN_SHARE, Posterior
 
 LEVEL = 1e-3  # significance of every statistical test
 CELL_M, CELLS, SIDE, COMPONENTS = 4.0, 64, 16, 5
 HALF_M = CELL_M * CELLS / 2
 
 
-def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05, margin=0):
+def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05, margin=0, cells=0.0):
     """Random blocks, the densest of them Gaussians with means in their blocks.
 
-    Little mass is within a margin of so many blocks.
+    Little mass is within a margin of so many blocks. A share of the components' mass, `cells`, is
+    in the cells of their blocks, unevenly.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -54,15 +55,17 @@ def posterior(sigma_m=(6.0, 14.0), count=1, seed=0, outside=0.05, margin=0):
         outdoor=outdoor,
         outside_m2=torch.full((count,), 50_000.0),
         cell_m=CELL_M,
+        heatmap=cells * torch.softmax(2 * torch.randn(*top.shape, 16, generator=generator), dim=2),
     )
+
+
+HEATMAPS = pytest.mark.parametrize("cells", [0.0, 0.6], ids=["gaussians", "heatmaps"])
 
 
 def repeated(p, count):
     """One posterior, `count` times, so that its density can be asked at as many points."""
-    tensors = ("log_mass", "log_outside", "top", "mean_m", "covariance_m2", "outdoor", "outside_m2")
-    return Posterior(
-        *(getattr(p, n)[:1].expand(count, *getattr(p, n).shape[1:]) for n in tensors), p.cell_m
-    )
+    tensors = {n: v for n, v in vars(p).items() if isinstance(v, torch.Tensor)}
+    return replace(p, **{n: v[:1].expand(count, *v.shape[1:]) for n, v in tensors.items()})
 
 
 def density(p, points):
@@ -78,18 +81,20 @@ def grid(step_m, half_m=HALF_M):
     return torch.stack([x, y], dim=-1).reshape(-1, 2)
 
 
+@HEATMAPS
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_raster_and_the_outside_sum_to_one(seed):
-    p = posterior(count=3, seed=seed)
+def test_the_raster_and_the_outside_sum_to_one(seed, cells):
+    p = posterior(count=3, seed=seed, cells=cells)
     total = p.raster().double().sum(dim=(1, 2)) + p.log_outside.double().exp()
     torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
     assert float(p.raster().min()) > 0
 
 
+@HEATMAPS
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_density_integrates_to_one(seed):
+def test_the_density_integrates_to_one(seed, cells):
     """Inside on a grid of 1 m, the tails of components beyond the edge, and the outside mass."""
-    p = posterior(seed=seed)
+    p = posterior(seed=seed, cells=cells)
     inside = float(density(p, grid(1.0)).sum())
     around = grid(2.0, HALF_M + 80)
     ring = around[(around.abs() > HALF_M).any(dim=1)]
@@ -99,10 +104,11 @@ def test_the_density_integrates_to_one(seed):
     assert 0 <= tails < 0.2
 
 
+@HEATMAPS
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_density_and_raster_agree(seed):
+def test_density_and_raster_agree(seed, cells):
     """Components as wide as two cells: the density at the centre of a cell is its mean."""
-    p = posterior(sigma_m=(8.0, 12.0), seed=seed)
+    p = posterior(sigma_m=(8.0, 12.0), seed=seed, cells=cells)
     p = Posterior(**{**p.__dict__, "mean_m": p.mean_m * 0.6})  # tails stay inside
     cells = density(p, grid(CELL_M)).reshape(CELLS, CELLS) * CELL_M**2
     raster = p.raster()[0].double()
@@ -153,16 +159,38 @@ def test_the_share_of_a_block_lies_on_its_outdoor_ground():
     np.testing.assert_allclose(part[:, 2:], float(part[0, 2]), rtol=1e-5)
 
 
-def test_gradients_reach_masses_means_and_covariances():
-    p = posterior(count=4)
-    parts = {
-        n: getattr(p, n).clone().requires_grad_() for n in ("log_mass", "mean_m", "covariance_m2")
-    }
+def test_gradients_reach_masses_means_covariances_and_heatmaps():
+    p = posterior(count=4, cells=0.6)
+    names = ("log_mass", "mean_m", "covariance_m2", "heatmap")
+    parts = {n: getattr(p, n).clone().requires_grad_() for n in names}
     q = Posterior(**{**p.__dict__, **parts})
     points = torch.tensor([[0.0, 0.0], [50.0, -20.0], [500.0, 0.0], [-127.9, 127.9]])
     q.log_density(points).sum().backward()
     assert all(torch.isfinite(v.grad).all() for v in parts.values())
     assert all(v.grad.abs().sum() > 0 for v in parts.values())
+
+
+def test_a_heatmap_holds_its_share_of_a_component_in_its_cells():
+    """Beside the Gaussian, which has what is left, and what is spread over the block."""
+    p = posterior(sigma_m=(0.5, 1.0), cells=0.6)
+    spread = p._spread()[0]
+    for k in range(COMPONENTS):
+        row, column = (int(v) * 4 for v in (p.top[0, k] // SIDE, p.top[0, k] % SIDE))
+        part = spread[row : row + 4, column : column + 4]
+        mass = float(p.weights[0, k])
+        assert float(part.sum()) == pytest.approx((0.6 + EVEN_SHARE) * mass, rel=1e-4)
+        own = mass * p.heatmap[0, k].reshape(4, 4)
+        open_ = p.outdoor[0, row : row + 4, column : column + 4]
+        even = EVEN_SHARE * mass * open_ / max(int(open_.sum()), 1)
+        torch.testing.assert_close(part, own + even, rtol=0.02, atol=1e-5)
+
+
+def test_gaussians_alone_need_no_heatmap():
+    p = posterior(count=2)
+    bare = {n: v for n, v in vars(p).items() if n != "heatmap"}
+    q = Posterior(**bare)
+    torch.testing.assert_close(q.raster(), p.raster())
+    torch.testing.assert_close(q.log_density(torch.zeros(2, 2)), p.log_density(torch.zeros(2, 2)))
 
 
 # -- samples ------------------------------------------------------------------------------
@@ -187,9 +215,10 @@ def chi_square(counts, probability):
     return stats.chisquare(counts[kept], expected[kept] * counts.sum() / expected.sum()).pvalue
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_samples_fall_into_cells_as_the_raster_says(seed):
-    p = within(posterior(sigma_m=(8.0, 14.0), seed=seed, outside=0.1))
+@HEATMAPS
+@pytest.mark.parametrize("seed", [0, 1])
+def test_samples_fall_into_cells_as_the_raster_says(seed, cells):
+    p = within(posterior(sigma_m=(8.0, 14.0), seed=seed, outside=0.1, cells=cells))
     points = drawn(p, 60_000, seed)[0].double()
     beyond = points.isnan().any(dim=1)
     column, row = ((points[~beyond] + HALF_M) / CELL_M).floor().long().T
@@ -207,14 +236,15 @@ def test_samples_lie_anywhere_in_their_cells():
         assert stats.kstest(place[:, axis], "uniform").pvalue > LEVEL
 
 
-def test_the_density_of_samples_is_on_average_as_high_as_the_integral_says():
+@HEATMAPS
+def test_the_density_of_samples_is_on_average_as_high_as_the_integral_says(cells):
     """Its mean logarithm is the negative entropy, of all that lies within."""
-    p = within(posterior(outside=0.1, seed=3))
+    p = within(posterior(outside=0.1, seed=3, cells=cells))
     points = drawn(p, 20_000)[0]
     points = points[~points.isnan().any(dim=1)]
     found = density(p, points).log()
-    cells = density(p, grid(1.0))
-    exact = float((cells * cells.log()).sum() / cells.sum())
+    whole = density(p, grid(1.0))
+    exact = float((whole * whole.log()).sum() / whole.sum())
     error = float(found.std()) / len(found) ** 0.5
     assert float(found.mean()) == pytest.approx(exact, abs=4 * error + 0.01)
 
@@ -315,8 +345,9 @@ def test_some_reports_of_a_posterior_are_those_alone():
 # -- correction ---------------------------------------------------------------------------
 
 
-def test_no_correction_is_the_identity():
-    p = posterior(count=2)
+@HEATMAPS
+def test_no_correction_is_the_identity(cells):
+    p = posterior(count=2, cells=cells)
     q = p.calibrated(1.0, 1.0)
     torch.testing.assert_close(q.log_mass, p.log_mass, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(q.log_outside, p.log_outside, atol=1e-5, rtol=1e-5)
@@ -324,9 +355,10 @@ def test_no_correction_is_the_identity():
     torch.testing.assert_close(q.raster(), p.raster(), atol=1e-7, rtol=1e-4)
 
 
+@HEATMAPS
 @pytest.mark.parametrize(("temperature", "scale"), [(0.5, 0.25), (2.0, 4.0)])
-def test_a_corrected_posterior_is_still_one(temperature, scale):
-    p = posterior()
+def test_a_corrected_posterior_is_still_one(temperature, scale, cells):
+    p = posterior(cells=cells)
     q = p.calibrated(temperature, scale)
     total = q.raster().double().sum() + q.log_outside.double().exp().sum()
     assert float(total) == pytest.approx(1, abs=1e-5)
