@@ -326,3 +326,23 @@ def test_a_fix_has_the_level_of_its_own_features(world):
     masses, outside = posterior_rasters(raw, correction[part])
     np.testing.assert_allclose(fixes[0].mass, masses[0], atol=1e-7)
     np.testing.assert_allclose(masses.sum(axis=(1, 2)) + outside, 1, atol=1e-5)
+
+
+def test_fixes_are_those_of_their_reports_located_alone(world):
+    """Whatever is located beside them; rasters are made when they are asked for."""
+    reader, network, reports = world
+    locator = Locator(reader, network, CONSTANT)
+    many = reports.isel(report=np.arange(40) % reports.sizes["report"])
+    fixes = locator.locate(many)
+    assert len(fixes) == 40
+    assert not any("mass" in vars(fix) for fix in fixes)
+    for k in (0, 7, 39):
+        (alone,) = locator.locate(many.isel(report=[k]))
+        assert fixes[k].window == alone.window
+        assert fixes[k].x_m == pytest.approx(alone.x_m, abs=0.05)
+        assert fixes[k].y_m == pytest.approx(alone.y_m, abs=0.05)
+        assert fixes[k].std_m == pytest.approx(alone.std_m, rel=1e-3)
+        assert fixes[k].outside_mass == pytest.approx(alone.outside_mass, rel=1e-3)
+        np.testing.assert_allclose(fixes[k].mass, alone.mass, atol=1e-5)
+        assert fixes[k].mass.shape == fixes[k].window.shape
+        assert fixes[k].mass.sum() + fixes[k].outside_mass == pytest.approx(1, abs=1e-5)
