@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_training import CITY, MODEL, city_with, run, split_reports, training_data
+from made_up_training import CITY, city_with, run, split_reports, training_data
 from pydantic import ValidationError
 
 from ueloc_core.localization import losses, samples, trainer
