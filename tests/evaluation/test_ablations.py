@@ -155,6 +155,8 @@ def test_comparisons_are_paired():
     assert by.loc["full"]["change"].isna().all()
     assert by.loc[("levels_only", "median_m"), "oracle"] == "oracle_levels"
     assert by.loc[("oracle_levels", "median_m"), "change"] == pytest.approx(1.2)
+    assert by.loc[("oracle", "median_m"), "title"] == "Oracle"
+    assert by.loc[("oracle_levels", "median_m"), "title"] == "Oracle: levels alone"
     text = ablation_markdown(table).splitlines()
     assert len(text) == 2 + 3
     assert "2.00 (2.00 to 2.00)" in text[3]

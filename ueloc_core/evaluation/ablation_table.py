@@ -24,6 +24,7 @@ from ueloc_core.evaluation.figures_of_merit import (
 )
 from ueloc_core.evaluation.metrics import bootstrap_intervals, bootstrap_ratios
 from ueloc_core.evaluation.report import NO_VALUE
+from ueloc_core.measurement.scenarios import FEATURES
 
 LENGTHS: tuple[Metric, ...] = (ErrorQuantile(0.5), ErrorQuantile(0.9), MeanEnergyScore())
 NLL = NegativeLogLikelihood()
@@ -98,7 +99,7 @@ def ablation_table(
     table = values.merge(changes, how="left", on=["method", "metric"])
     table["compared"] = table["compared"].fillna(NOT_COMPARED)
     named = {v.name: (v.title, v.group, v.oracle) for v in variants}
-    named |= {v.oracle: (f"Oracle: {_told(v)}", "Oracle", v.oracle) for v in variants}
+    named |= {v.oracle: (_oracle_title(v), "Oracle", v.oracle) for v in variants}
     for k, column in enumerate(("title", "group", "oracle")):
         table[column] = [named[method][k] for method in table["method"]]
     table["n"] = table["method"].map(fixes.groupby("method").size())
@@ -110,8 +111,9 @@ def ablation_table(
     return found
 
 
-def _told(variant: Variant) -> str:
-    return "levels alone" if variant.features == ("rsrp",) else variant.title.lower()
+def _oracle_title(variant: Variant) -> str:
+    whole = variant.features == FEATURES
+    return "Oracle" if whole else f"Oracle: {variant.title.lower()}"
 
 
 def _above_reference(fixes: pd.DataFrame) -> pd.DataFrame:
