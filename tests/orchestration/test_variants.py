@@ -210,7 +210,7 @@ def test_a_leak_into_training_stops_it(trial, capsys):
     (trial.root / "cities" / "synthetic_osm.yaml").write_text(
         "name: synthetic_osm\nextends: synthetic\nworld: {level: osm}\n"
         "training: {cities: [synthetic_osm, synthetic]}\n"
-        "splits: {test: [e3013n52126], validation: [e3014n52127]}\n"
+        "splits: {test: [e3014n52127], validation: [e3015n52127]}\n"
     )
     assert trial.modules.regenerate.main(["synthetic_osm", "--store", trial.store.url]) == 1
     error = capsys.readouterr().err
