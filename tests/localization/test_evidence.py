@@ -134,6 +134,30 @@ def seen(request):
     return world(request.param)
 
 
+# -- which sectors are heard ------------------------------------------------------------------
+
+
+def test_pairs_are_the_heard_sectors_those_alone_at_their_site_first():
+    generator = torch.Generator().manual_seed(0)
+    site = torch.arange(SECTORS) // 3
+    sector = torch.rand(40, SECTORS, generator=generator).argsort(dim=1)[:, :8]
+    heard = torch.randint(1, 9, (40, 1), generator=generator)
+    sector = torch.where(torch.arange(8) < heard, sector, -1)
+    pairs = Pairs.of(sector, site)
+    found = list(zip(pairs.report.tolist(), pairs.slot.tolist(), strict=True))
+    assert len(set(found)) == len(found) == int((sector >= 0).sum())
+    own = site[sector[pairs.report, pairs.slot]].tolist()
+    sites = list(zip(pairs.report.tolist(), own, strict=True))
+    for k, one in enumerate(sites):
+        assert (sites.count(one) == 1) == (k < pairs.single)
+    group = dict(zip(sites[pairs.single :], pairs.group.tolist(), strict=True))
+    assert len(set(group.values())) == len(group) == len(pairs.group_report)
+    assert [group[s] for s in sites[pairs.single :]] == pairs.group.tolist()
+    assert all(int(pairs.group_report[g]) == report for (report, _), g in group.items())
+    apart = Pairs.of(sector, site, apart=True)
+    assert apart.single == len(apart.report) == len(found)
+
+
 # -- levels ----------------------------------------------------------------------------------
 
 

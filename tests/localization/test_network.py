@@ -108,9 +108,11 @@ BAYES = 24  # reports of each scenario
 
 @cache
 def beside_bayes(error, scenario):
-    """An untrained network beside the exact posterior: divergence of block masses, both NLLs.
+    """An untrained network beside the exact posterior, which is nine tenths in the window.
 
-    Of reports whose exact posterior is nine tenths in the window, shape (report,) each.
+    Divergence of block masses and both NLLs, shape (3, report); and how far [m] the means of
+    components are from the exact ones in their blocks, shape (component, 2), where these hold
+    a hundredth of the mass.
     """
     reader = reader_of(error)
     batch, x_m, y_m = drawn(BAYES, 9, scenario)
@@ -118,7 +120,7 @@ def beside_bayes(error, scenario):
     with torch.no_grad():
         posterior, _ = untrained()(reader.read(batch, truth_m))
     nll = -posterior.log_density(torch.from_numpy(truth_m).float()).numpy()
-    bayes, found = GridBayes(reader.places, reader.model), []
+    bayes, found, off_m = GridBayes(reader.places, reader.model), [], []
     for i in range(BAYES):
         exact = bayes.posterior(batch[i : i + 1])
         mass = exact.in_frame(reader.frames[int(batch.sector[i, 0])])
@@ -128,24 +130,40 @@ def beside_bayes(error, scenario):
         mine = torch.log_softmax(posterior.log_mass[i].double().flatten(), dim=0).numpy()
         divergence = (blocks.flatten() * (np.log(blocks.flatten()) - mine)).sum()
         found.append((divergence, nll[i], exact.nll_nats(x_m[i], y_m[i])))
+        for top, mean_m in zip(posterior.top[i].tolist(), posterior.mean_m[i], strict=True):
+            row, column = 4 * (top // SIDE), 4 * (top % SIDE)
+            cells = mass[row : row + 4, column : column + 4]
+            if cells.sum() > 0.01:
+                inner = np.arange(4) + 0.5
+                share = cells / cells.sum()
+                place = (column + share.sum(axis=0) @ inner, row + share.sum(axis=1) @ inner)
+                off_m.append(mean_m.numpy() - (4.0 * np.array(place) - HALF_M))
     assert len(found) > 0.8 * BAYES
-    return np.array(found).T
+    return np.array(found).T, np.array(off_m)
 
 
 @pytest.mark.parametrize("error", [ERROR, FITTED], ids=["error", "fitted"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_an_untrained_network_is_bayes_rule(error, scenario):
     """On maps of any error: which block it is, and how likely the truth is on average."""
-    divergence, nll, exact = beside_bayes(error, scenario)
+    (divergence, nll, exact), _ = beside_bayes(error, scenario)
     assert np.median(divergence) < 0.15
     assert divergence.mean() < 0.3
     assert abs(nll.mean() - exact.mean()) < 0.6
 
 
+def test_components_are_registered_within_a_twentieth_of_a_cell():
+    """On average; a single one is a fraction of a cell off."""
+    off_m = np.concatenate([beside_bayes(ERROR, scenario)[1] for scenario in SCENARIOS])
+    assert len(off_m) > 100
+    assert np.abs(off_m.mean(axis=0)).max() < 0.05 * 4.0
+    assert np.median(np.hypot(*off_m.T)) < 0.25 * 4.0
+
+
 def test_it_is_far_from_knowing_the_window_alone(reader):
     """What the bound above is worth: mass even over the outdoor ground is nats away."""
     even = np.log(0.4 * (2 * HALF_M) ** 2)
-    _, _, exact = beside_bayes(ERROR, "full")
+    (_, _, exact), _ = beside_bayes(ERROR, "full")
     assert even - exact.mean() > 4
 
 
