@@ -18,13 +18,16 @@ from ueloc_core.measurement.settings import TracksConfig
 LEVEL = 1e-3
 TRACKS = 60
 TIMES_S = [0.0, 0.4, 1.9, 2.6]
+LONGER_S = [0.0, 0.4, 1.1, 1.9, 2.6, 3.3]
+LEVELS_ALONE = {"scenarios": {"nr_rsrp_only": 1.0}, "shadowing": {"sigma_db": 6.0}}
 STANDING = MotionPrior.static()
 MOVING = MotionPrior((1.2, 1.5, 4.0, 6.5, 9.0), (0.25, 0.25, 0.2, 0.2, 0.1), 32)
 
 
 @pytest.fixture(scope="module")
 def standing():
-    return draw_tracks(quarter_atlas(), STANDING, TIMES_S, TRACKS, seed=81)
+    """Six reports each, which say the less new the more they share."""
+    return draw_tracks(quarter_atlas(), STANDING, LONGER_S, TRACKS, seed=81, **LEVELS_ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +46,9 @@ def ranks(drawn, posterior_of):
     return np.array(levels)
 
 
-def exact(prior):
+def exact(prior, times_s):
     return lambda world, reports: TrackBayes(world.places, world.model, prior).posterior(
-        reports, TIMES_S
+        reports, times_s
     )
 
 
@@ -65,9 +68,10 @@ def independent(world, reports):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("motion", ["standing", "moving"])
-def test_four_reports_are_calibrated(motion, request):
-    prior = {"standing": STANDING, "moving": MOVING}[motion]
-    levels = ranks(request.getfixturevalue(motion), exact(prior))
+def test_posteriors_of_tracks_are_calibrated(motion, request):
+    """Ranks of the true last place are uniform."""
+    how = {"standing": (STANDING, LONGER_S), "moving": (MOVING, TIMES_S)}[motion]
+    levels = ranks(request.getfixturevalue(motion), exact(*how))
     assert stats.kstest(levels, "uniform").pvalue > LEVEL
     assert diagnose_coverage(levels, LEVEL) == Calibration.CALIBRATED
     for share in (0.5, 0.9):
