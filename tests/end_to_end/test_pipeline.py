@@ -17,7 +17,10 @@ import pandas as pd
 import pytest
 
 from ueloc_core.city import City, load_city
-from ueloc_core.provenance import ArtifactKey, Store
+from ueloc_core.localization.localize import Locator
+from ueloc_core.measurement.city_reports import CityReports
+from ueloc_core.measurement.dataset import load_reports
+from ueloc_core.provenance import Artifact, ArtifactKey, Store
 from ueloc_core.radio.atlas import MapAtlas
 from ueloc_core.radio.cube import load_cube
 
@@ -55,9 +58,8 @@ class _Recorder:
 
         def watched(city: City, *arguments: Any, **named: Any) -> Any:
             found = self.reads.setdefault(stage, set())
-            copy = _watched_city(city, found)
-            swapped = [_with_city(argument, copy) for argument in arguments]
-            return real(copy, *swapped, **named)
+            swapped = [_with_watched_city(argument, found) for argument in (city, *arguments)]
+            return real(*swapped, **named)
 
         patch.setattr(function, watched)
 
@@ -89,11 +91,16 @@ def _watched_city(city: City, found: set[str]) -> City:
     return Watched.model_construct(**{key: getattr(city, key) for key in City.model_fields})
 
 
-def _with_city(argument: Any, city: City) -> Any:
+def _with_watched_city(argument: Any, found: set[str]) -> Any:
+    if isinstance(argument, City):
+        return _watched_city(argument, found)
+    if isinstance(argument, list):
+        return [_with_watched_city(one, found) for one in argument]
     if isinstance(argument, MapAtlas):
-        return replace(argument, city=city)
-    if isinstance(argument, list):  # of `CityReports`
-        return [replace(one, city=city, atlas=_with_city(one.atlas, city)) for one in argument]
+        return replace(argument, city=_watched_city(argument.city, found))
+    if isinstance(argument, CityReports):
+        watched = {name: getattr(argument, name) for name in ("city", "atlas")}
+        return replace(argument, **{n: _with_watched_city(v, found) for n, v in watched.items()})
     return argument
 
 
@@ -205,6 +212,42 @@ def test_the_evaluation_compares_all_methods(finished: Finished):
     report = (folder / "report.html").read_text()
     assert "OpenStreetMap" in report
     assert 'src="http' not in report
+
+
+def test_a_city_is_located_by_a_network_that_never_saw_it(finished: Finished):
+    """The real stages over two cities: it learns from the one and is evaluated on the other."""
+    regenerate = finished.modules.regenerate.regenerate
+    tallies = regenerate(
+        "elsewhere_unseen",
+        store_url=finished.store.url,
+        home=finished.root / "instance",
+        quiet=True,
+    )
+    assert tallies["radio_map"].cached == len(finished.city.tile_names)
+    assert tallies["posterior_model"].computed == ["elsewhere_unseen"]
+
+    def artifact(city: str, stage: str) -> Artifact:
+        return finished.store.require(ArtifactKey(city, stage))
+
+    for stage in ("map_error", "posterior_model", "calibration"):
+        assert artifact("elsewhere_unseen", stage).metadata["cities"] == ["synthetic"]
+    learned = [artifact(city, "map_error") for city in ("elsewhere_unseen", "synthetic")]
+    assert learned[0].content == learned[1].content  # of the same reports, with the same seed
+    evaluation = artifact("elsewhere_unseen", "evaluation")
+    splits = json.loads((evaluation.path / "summary.json").read_text())["splits"]
+    assert set(splits) == {"test_city", "path_traced"}
+    known = json.loads((artifact("synthetic", "evaluation").path / "summary.json").read_text())
+    assert set(splits["test_city"]) == set(known["splits"]["test_area"])
+    fixes = pd.read_parquet(evaluation.path / "fixes.parquet").query("split == 'test_city'")
+    own = load_reports(artifact("elsewhere_unseen", "measurement_set").path, ("split",))
+    assert fixes.report.nunique() == 20
+    assert set(own.split.values[fixes.report.unique()]) - {3}  # tiles that would train test too
+    located = Locator.load(load_city("elsewhere_unseen"), finished.store).locate(
+        load_reports(artifact("elsewhere_unseen", "path_traced_measurements").path).isel(
+            report=slice(3)
+        )
+    )
+    assert len(located) == 3
 
 
 def test_processes_of_their_own_find_the_same_in_the_store(finished: Finished):
