@@ -14,22 +14,24 @@ PATIENCE = 60  # draws of a way that leads over outdoor ground
 def paths_to(atlas, prior, times_s, count, rng):
     """Last places uniform over the outdoor ground, and a way there that is never indoors.
 
-    Returns places of shape (track, report, 2) [m] and speeds (track,).
+    Returns places of shape (track, report, 2) [m] and mean speeds (track,).
     """
-    ago_s, places, speeds = np.asarray(times_s) - times_s[-1], [], []
+    ways, weight = prior.displacements_m(times_s)
+    places = []
     while len(places) < count:
         end = np.array([v[0] for v in outdoor_points(atlas, 1, rng)])
         for _ in range(PATIENCE):
-            speed = rng.choice(prior.speed_m_s, p=prior.weight)
-            angle = rng.uniform(0, 2 * np.pi)
-            path = end + speed * ago_s[:, None] * [np.sin(angle), np.cos(angle)]
+            angle = rng.uniform(0, 2 * np.pi)  # all directions, not those of the prior's nodes
+            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            path = end + ways[rng.choice(len(ways), p=weight)] @ turn
             if atlas.ground.contains(*path.T).all():
                 row, column = atlas.ground.indices(*path.T)
                 if atlas.outdoor[row, column].all():
                     places.append(path)
-                    speeds.append(speed)
                     break
-    return np.array(places), np.array(speeds)
+    found = np.array(places)
+    gone_m = np.linalg.norm(np.diff(found, axis=1), axis=2).sum(axis=1)
+    return found, gone_m / (times_s[-1] - times_s[0])
 
 
 def as_tracks(places, speeds, times_s):

@@ -21,7 +21,7 @@ TIMES_S = [0.0, 0.4, 1.9, 2.6]
 LONGER_S = [0.0, 0.4, 1.1, 1.9, 2.6, 3.3]
 LEVELS_ALONE = {"scenarios": {"nr_rsrp_only": 1.0}, "shadowing": {"sigma_db": 6.0}}
 STANDING = MotionPrior.static()
-MOVING = MotionPrior((1.2, 1.5, 4.0, 6.5, 9.0), (0.25, 0.25, 0.2, 0.2, 0.1), 32)
+MOVING = MotionPrior((1.2, 1.5, 4.0, 6.5, 9.0), (0.25, 0.25, 0.2, 0.2, 0.1), 32).bending(20.0)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,27 @@ def test_a_prior_is_isotropic_and_ends_at_the_last_report(prior):
     np.testing.assert_allclose(gone_m[0] / 4.0, np.repeat(prior.speed_m_s, prior.directions))
 
 
+def test_a_prior_that_bends_turns_stops_and_starts():
+    """One bend at most, the likelier the longer the way; the rest goes straight on."""
+    straight, times_s = MotionPrior((0.0, 1.0, 10.0), (0.5, 0.25, 0.25)), [0.0, 1.0, 3.0, 4.0]
+    path, weight = straight.bending(40.0).displacements_m(times_s)
+    assert weight.sum() == pytest.approx(1)
+    np.testing.assert_allclose(np.tensordot(weight, path, 1), 0, atol=1e-9)
+    gap_m = np.diff(path, axis=1)
+    gone_m = np.linalg.norm(gap_m, axis=2)
+    speed_m_s = gone_m / np.diff(times_s)
+    assert speed_m_s.max() == pytest.approx(10)
+    bent = np.abs(gap_m / np.diff(times_s)[:, None] - path[:, :1] / -4.0).max(axis=(1, 2)) > 1e-6
+    assert weight[bent].sum() == pytest.approx(0.25 * (1 - np.exp(-1)))  # a way of 4 m never bends
+    stops = bent & (speed_m_s.min(axis=1) < 1e-9)
+    assert weight[stops].sum() == pytest.approx(0.4 * weight[bent].sum())
+    turns = bent & ~stops
+    first, last = gap_m[turns, 0], gap_m[turns, -1]
+    np.testing.assert_allclose((first * last).sum(axis=1), 0, atol=1e-9)
+    same, _ = straight.displacements_m(times_s)
+    np.testing.assert_array_equal(path[: len(same)], same)
+
+
 def test_speeds_are_those_of_the_simulation():
     walking, driving = MotionPrior.pedestrian(21), MotionPrior.vehicle(20)
     assert np.mean(walking.speed_m_s) == pytest.approx(WALKING_M_S[0])

@@ -29,6 +29,7 @@ from ueloc_core.evaluation.figures_of_merit import Coverage
 from ueloc_core.evaluation.ranks import hpd_level
 from ueloc_core.evaluation.refining import Known, fit_refinement
 from ueloc_core.evaluation.strata import STRATA, intervals_by_stratum
+from ueloc_core.evaluation.track_cases import fit_tracks
 from ueloc_core.localization.calibrated import FEATURES, Calibration, FeatureReader
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.network import PosteriorNetwork
@@ -42,11 +43,10 @@ from ueloc_core.measurement.city_reports import (
     taken,
     with_tracks_apart,
 )
-from ueloc_core.measurement.levels import MapError
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 Array = NDArray[np.float64]
 
@@ -107,7 +107,8 @@ def build_calibration(
     """Calibrate on the calibration tiles; write what fixes need of it.
 
     ``calibration.json`` corrects posteriors, ``refinement.json`` says when MAP refinement acts,
-    ``coverage.parquet`` is a table of the coverage.
+    ``tracking.json`` what the reports of a track share, ``coverage.parquet`` is a table of the
+    coverage.
 
     Temperatures and covariance scales minimise the NLL of the reports of a third of the tracks;
     the other tracks give the conformal levels. The table holds the coverage of 90% regions on
@@ -133,7 +134,11 @@ def build_calibration(
     """
     map_error, network = load_map_error(map_error_folder), load_network(model_folder)
     rng = np.random.default_rng([city.seed, 8])
-    fitting, conformal = _choose(sets, map_error, rng)
+    readers = [
+        WindowReader(one.atlas, MeasurementModel(one.city.measurements, one.city.radio, map_error))
+        for one in sets
+    ]
+    fitting, conformal = _choose(sets, readers, rng)
     located = Located.cat([locate_known(network, *known) for known in fitting])
     fitted, before, after = fit_scales(located, rng)
     held = [held_levels(network, *known, (Calibration(), fitted), rng) for known in conformal]
@@ -149,6 +154,9 @@ def build_calibration(
     first = [(reader, _first_of_tracks(reports)) for reader, reports in conformal]
     rule = fit_refinement(network, first, calibration)
     rule.save(out)
+    known = [(reader, one.reports) for reader, one in zip(readers, sets, strict=True)]
+    tracker = fit_tracks(city, known, network, calibration)
+    tracker.save(out / "tracking.json")
     correction = calibration.of(torch.from_numpy(features))
     return {
         "cities": names_of(sets),
@@ -166,6 +174,9 @@ def build_calibration(
         "coverage_90_by_stratum": _nested(table),
         "refinement_acts": rule.acts,
         "refinement": rule.note,
+        "track_redundancy_standing": tracker.parameters.standing,
+        "track_redundancy_moving": tracker.parameters.moving,
+        "track_decay_m": tracker.parameters.decay_m,
     }
 
 
@@ -294,7 +305,7 @@ def coverage_table(city: City, known: Sequence[Known], levels: Mapping[str, Arra
 
 
 def _choose(
-    sets: Sequence[CityReports], map_error: MapError, rng: np.random.Generator
+    sets: Sequence[CityReports], readers: Sequence[WindowReader], rng: np.random.Generator
 ) -> tuple[list[Known], list[Known]]:
     """Calibration reports, whole tracks to fitting or to conformal levels, in their order.
 
@@ -313,10 +324,6 @@ def _choose(
             remedy=f"Name tiles whose sectors serve at least {_MIN_REPORTS} terminals.",
         )
     fits = np.isin(track[picked], own[: max(FOLDS, round(len(own) * _FITTING_SHARE))])
-    readers = [
-        WindowReader(one.atlas, MeasurementModel(one.city.measurements, one.city.radio, map_error))
-        for one in sets
-    ]
     fitting, conformal = (
         [(reader, one.reports) for reader, one in zip(readers, part, strict=True) if len(one)]
         for part in (taken(sets, picked[fits]), taken(sets, picked[~fits]))

@@ -29,6 +29,8 @@ from ueloc_core.evaluation.metrics import bootstrap_ratios, summarise, summary_d
 from ueloc_core.evaluation.report import write_report
 from ueloc_core.evaluation.schemas import FixSchema
 from ueloc_core.evaluation.strata import STRATA, by_stratum
+from ueloc_core.evaluation.track_cases import SPLIT as TRACKS
+from ueloc_core.evaluation.track_cases import track_rows
 from ueloc_core.localization.baselines import GridBayes
 from ueloc_core.localization.calibrated import Calibration
 from ueloc_core.localization.classics import Fingerprints, StrongestSector, WeightedCentroid
@@ -47,7 +49,7 @@ from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.measurement.place_maps import PlaceMaps
 from ueloc_core.radio.atlas import MapAtlas
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL 1.0"
 
 SUMMARY_METRICS = (*HEADLINE_METRICS, MeanEnergyScore(), MedianArea90(), CalibrationError())
@@ -86,7 +88,8 @@ def build_evaluation(
     locators = _Locators(
         city, reader, tuning or CityReports(city, atlas, reports), folders, progress
     )
-    cases = cases_of(city, reader, choose_reports(city, reports, tested(city, reports)))
+    testing = tested(city, reports)
+    cases = cases_of(city, reader, choose_reports(city, reports, testing))
     count = city.evaluation.example_posteriors
     wanted = set(np.linspace(0, len(cases) - 1, count + 2)[1:-1].astype(int).tolist())
     main, masses = locators.locate(cases, wanted)
@@ -94,6 +97,7 @@ def build_evaluation(
     every = np.ones(traced.sizes["report"], dtype=bool)
     exact, _ = locators.locate(cases_of(city, reader, choose_reports(city, traced, every)))
     parts = [main.assign(split=split_name(city)), exact.assign(split="path_traced")]
+    parts.append(track_rows(city, reader, reports, testing, folders, progress))
     fixes = FixSchema.validate(pd.concat(parts, ignore_index=True))
     pictures = [
         _example(atlas, cases.cases[i], cases.batch[i : i + 1], found, main)
@@ -302,6 +306,8 @@ def _write(
             for k, example in enumerate(examples)
         },
     }
+    if (fixes["split"] == TRACKS).any():
+        drawn["tracks_cdf"] = figures.error_cdf(fixes[fixes["split"] == TRACKS])
     images = {name: figures.png(figure) for name, figure in drawn.items()}
     (out / "figures").mkdir()
     for name, image in images.items():

@@ -18,6 +18,8 @@ LABELS = {
     "network": "Network",
     "network_refined": "Network, refined on the map",
     "oracle": "Oracle (exact grid posterior)",
+    "network_track": "Network, whole track",
+    "oracle_track": "Oracle, whole track",
     "grid_bayes_twin": "Grid Bayes on the twin",
     "locunet_like": "LocUNet-like heatmap",
     "knn": "kNN fingerprints",
@@ -40,6 +42,8 @@ _COLOURS = {
     "network": "#0072B2",
     "network_refined": "#56B4E9",
     "oracle": "#000000",
+    "network_track": "#44AA99",
+    "oracle_track": "#7a5195",
     "grid_bayes_twin": "#6e6e6e",
     "locunet_like": "#009E73",
     "knn": "#D55E00",
@@ -47,10 +51,12 @@ _COLOURS = {
     "weighted_centroid": "#882255",
     "strongest_sector": "#CC79A7",
 }
-_SPARE_COLOURS = ("#999933", "#332288", "#44AA99")
+_SPARE_COLOURS = ("#999933", "#332288", "#117733")
 _DASHES = {
     "network_refined": (0, (3, 1)),
     "oracle": (0, (5, 1.5)),
+    "network_track": "-",
+    "oracle_track": (0, (5, 1.5)),
     "grid_bayes_twin": (0, (1.5, 1)),
     "locunet_like": (0, (8, 2)),
     "knn": (0, (6, 1.5, 1, 1.5)),
@@ -62,6 +68,8 @@ _MARKERS = {
     "network": "o",
     "network_refined": "D",
     "oracle": "s",
+    "network_track": "d",
+    "oracle_track": "p",
     "grid_bayes_twin": "^",
     "locunet_like": "v",
     "knn": "P",

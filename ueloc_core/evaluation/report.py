@@ -37,6 +37,7 @@ _TITLES = {
     "reliability": "Is the 90% region true in every circumstance?",
     "pit": "Coordinates against their predicted distributions",
     "tarp": "Expected coverage around random points",
+    "tracks_cdf": "What the earlier reports of a track are worth",
     "data_card": "The reports of all splits",
     "training_curves": "Training",
     "posterior": "What one report tells",
@@ -58,6 +59,7 @@ _CAPTIONS = {
     "cautious, a bowl overconfident.",
     "tarp": "Like the coverage above, for regions around random reference points: it finds errors "
     "that regions of highest density hide.",
+    "tracks_cdf": "Last reports of tracks, located alone and with the reports before them.",
     "data_card": "What terminals reported, and who they were.",
     "training_curves": "Each term of the loss on the training and on the validation reports.",
     "posterior": "Where the terminal may be, given one report: the network beside the oracle.",

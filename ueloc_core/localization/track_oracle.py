@@ -44,7 +44,7 @@ class TrackBayes:
     @classmethod
     def of(cls, places: PlaceMaps, model: MeasurementModel, tracks: TracksConfig) -> "TrackBayes":
         """That of a city's population: standing, walking and driving by their shares."""
-        return cls(places, model, MotionPrior.of(tracks, DIRECTIONS, VEHICLE_SPEEDS))
+        return cls(places, model, MotionPrior.of(tracks, DIRECTIONS, VEHICLE_SPEEDS).bending())
 
     @torch.no_grad()
     def posterior(self, reports: ReportBatch, times_s: Sequence[float]) -> GridPosterior:

@@ -5,14 +5,14 @@ Between its reports a terminal stands or goes straight on at one speed, in any d
 and speeds, and over where in its grid cell it is: each node is a path, a shift in whole grid
 cells for every report. Reports that a path leaves in one grid cell share the map's errors there.
 
-Turns and changes of speed between the reports of a track are left out, and so is that terminals
-keep to streets: paths through buildings alone are ruled out.
+A prior that bends (`MotionPrior.bending`) lets a terminal turn, stop or start once. That it
+keeps to streets is left out: paths through buildings alone are ruled out.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ from ueloc_core.measurement.settings import TracksConfig
 from ueloc_core.measurement.track_maps import TrackMaps
 
 _STOPPED_SHARE = 0.15  # of vehicles
+BEND_M = 50.0
+"""Mean way of the simulated vehicles to a turn, a stop or a start [m]."""
+
+_BENDS_AT = (0.25, 0.75)  # of the time between the first and the last report
+_BENDS = (0.3, 0.3, 0.2, 0.2)  # to the left, to the right, to a stop, from one
+_LEAST_WAY_M = 6.0  # a bend of a shorter way moves the terminal by less than a grid cell
 _CITY_ROADS = ("service", "residential", "tertiary", "secondary", "primary")
 _PARTS = 4  # of a grid cell's side, for where in it the terminal is
 _SHARED_STEP = 0.05  # of the shadowing's mean correlation, which paths are put together by
@@ -48,6 +54,9 @@ class MotionPrior:
         Speeds [m/s] and their probabilities.
     directions
         How many directions of equal probability stand for all.
+    bend_m
+        Mean way to a bend [m]: a turn by 90 degrees, a stop, or a start. One at most happens
+        between the first and the last report.
 
     Raises
     ------
@@ -58,6 +67,7 @@ class MotionPrior:
     speed_m_s: tuple[float, ...]
     weight: tuple[float, ...]
     directions: int = 24
+    bend_m: float = math.inf
 
     def __post_init__(self) -> None:
         if len(self.speed_m_s) != len(self.weight) or not math.isclose(sum(self.weight), 1.0):
@@ -116,6 +126,10 @@ class MotionPrior:
         speeds, weights = zip(*pairs, strict=True)
         return cls(speeds, tuple(w / total for w in weights), directions)
 
+    def bending(self, bend_m: float = BEND_M) -> "MotionPrior":
+        """The same terminals, which turn, stop and start."""
+        return replace(self, bend_m=bend_m)
+
     def displacements_m(
         self, times_s: Sequence[float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -128,11 +142,36 @@ class MotionPrior:
         """
         ago_s = np.asarray(times_s, dtype=float) - float(times_s[-1])
         angle = 2 * np.pi * (np.arange(self.directions) + 0.5) / self.directions
-        heading = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
         speed = np.array(self.speed_m_s)
-        path = speed[:, None, None, None] * heading[:, None] * ago_s[:, None]
-        weight = np.repeat(np.array(self.weight) / self.directions, self.directions)
-        return path.reshape(-1, len(ago_s), 2), weight
+        way_m = speed * np.ptp(ago_s)
+        bent = np.where(way_m > _LEAST_WAY_M, 1 - np.exp(-way_m / self.bend_m), 0.0)
+        straight = np.array(self.weight) * (1 - bent)
+        nodes = [(_ahead(angle, ago_s), speed, straight)]
+        some = bent > 0
+        for part in _BENDS_AT if some.any() else ():
+            late_s = np.maximum(ago_s, part * ago_s[0])
+            for way, share in zip(_bent(angle[::2], late_s, ago_s - late_s), _BENDS, strict=True):
+                weight = np.array(self.weight) * bent * share / len(_BENDS_AT)
+                nodes.append((way, speed[some], weight[some]))
+        paths = [(v[:, None, None, None] * way).reshape(-1, len(ago_s), 2) for way, v, _ in nodes]
+        weights = [np.repeat(w / len(way), len(way)) for way, _, w in nodes]
+        return np.concatenate(paths), np.concatenate(weights)
+
+
+def _ahead(angle: NDArray[np.float64], time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ways [m] straight on at 1 m/s, shape (direction, report, 2)."""
+    heading = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return np.asarray(heading[:, None] * time_s[:, None])
+
+
+def _bent(
+    angle: NDArray[np.float64], late_s: NDArray[np.float64], early_s: NDArray[np.float64]
+) -> Iterator[NDArray[np.float64]]:
+    """Ways of `_BENDS` at 1 m/s: straight on late, and otherwise before the bend."""
+    for turn in (-np.pi / 2, np.pi / 2):
+        yield _ahead(angle, late_s) + _ahead(angle + turn, early_s)
+    yield _ahead(angle, early_s)
+    yield _ahead(angle, late_s)
 
 
 @dataclass(frozen=True)
