@@ -235,7 +235,7 @@ class TrainingConfig(Section):
     physics_weight: NonNegative = 0.02
     components: Annotated[int, Field(ge=1, le=128)] = 24
     channels: Annotated[int, Field(ge=4, le=256)] = 24
-    candidates: Annotated[int, Field(ge=4, le=1024)] = 32
+    candidates: Annotated[int, Field(ge=4, le=1024)] = 40
     inputs: Literal["all", "no_residuals", "no_maps"] = "all"
     reports_per_epoch: Annotated[int, Field(ge=16)] = 6000
     validation_reports: Annotated[int, Field(ge=1)] = 400

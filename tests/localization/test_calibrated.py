@@ -15,10 +15,11 @@ from ueloc_core.localization.calibrated import (
     BEND_TERMS,
     FEATURES,
     Calibration,
-    FeatureReader,
     bend_terms,
     bent,
+    corrections,
     entropy_nats,
+    read_features,
 )
 from ueloc_core.localization.localize import Locator, posterior_rasters
 from ueloc_core.localization.network import PosteriorNetwork
@@ -231,21 +232,16 @@ def world():
     return reader, network, draw_dataset(atlas, 24, seed=3)
 
 
-def read_features(world, reports):
+def features_of(world, reports):
     reader, network, _ = world
     samples = read_samples(reader, reports, split=None)
-    feature_reader = FeatureReader(reader)
-    return torch.cat(
-        [
-            feature_reader.read(samples.reports[part], raw)
-            for part, raw, _ in predict(network, reader, samples)
-        ]
-    )
+    found = [read_features(batch, raw) for _, raw, batch in predict(network, reader, samples)]
+    return torch.cat(found)
 
 
 def test_features_are_what_the_reports_say(world):
     _, _, reports = world
-    by_name = dict(zip(FEATURES, read_features(world, reports).T.numpy(), strict=True))
+    by_name = dict(zip(FEATURES, features_of(world, reports).T.numpy(), strict=True))
     np.testing.assert_array_equal(by_name["heard"], (reports.sector_id.values > 0).sum(axis=1))
     code = reports.rsrp_code.values[:, 0]
     expected = np.where(code >= 0, code - 156.5, np.nan)  # TS 38.133, table 10.1.6.1-1
@@ -275,9 +271,7 @@ def test_sight_is_averaged_under_the_posterior(world):
         mass = torch.full((1, side, side), -60.0)
         mass[0, block // side, block % side] = 0.0
         sharp = replace(raw, log_mass=mass, log_outside=torch.tensor([-60.0]))
-        found = FeatureReader(reader).read(samples.reports, sharp)[
-            0, FEATURES.index("line_of_sight")
-        ]
+        found = read_features(batch, sharp)[0, FEATURES.index("line_of_sight")]
         assert float(found) == pytest.approx(float(sight[block]), abs=1e-5)
 
 
@@ -287,32 +281,29 @@ def test_features_never_see_the_truth(world):
     for name in reports.data_vars:
         if name in ("x_m", "y_m", "speed_m_s", "heading_deg") or name.startswith("rt_"):
             moved[name] = reports[name] + 37.0
-    torch.testing.assert_close(read_features(world, moved), read_features(world, reports))
+    torch.testing.assert_close(features_of(world, moved), features_of(world, reports))
 
 
 def test_constants_need_no_features(world):
     """The same corrections as from features that are read, without a line of sight to read."""
     reader, network, reports = world
     samples = read_samples(reader, reports, split=None)
-    part, raw, _ = next(predict(network, reader, samples))
-    here = samples.reports[part]
-    feature_reader = FeatureReader(reader)
+    _, raw, batch = next(predict(network, reader, samples))
     for calibration in (CONSTANT, ADJUSTED):
-        expected = calibration.of(feature_reader.read(here, raw))
-        found = feature_reader.corrections(calibration, here, raw)
+        expected = calibration.of(read_features(batch, raw))
+        found = corrections(calibration, batch, raw)
         torch.testing.assert_close(found.temperature, expected.temperature)
         torch.testing.assert_close(found.covariance_scale, expected.covariance_scale)
         np.testing.assert_array_equal(found.region_level(0.9), expected.region_level(0.9))
-    blind = FeatureReader(reader)
-    blind._sight = None
-    assert len(blind.corrections(CONSTANT, here, raw)) == len(here)
-    with pytest.raises(TypeError):
-        blind.corrections(ADJUSTED, here, raw)
+    blind = replace(batch, maps=None)
+    assert len(corrections(CONSTANT, blind, raw)) == len(batch)
+    with pytest.raises(AttributeError):
+        corrections(ADJUSTED, blind, raw)
 
 
 def test_a_fix_has_the_level_of_its_own_features(world):
     reader, network, reports = world
-    features = read_features(world, reports)
+    features = features_of(world, reports)
     spread = tuple(float(v) for v in features.nan_to_num(-100.0).std(dim=0).clamp_min(1e-3))
     centre = tuple(float(v) for v in features.nan_to_num(-100.0).mean(dim=0))
     calibration = replace(ADJUSTED, centre=centre, spread=spread)

@@ -30,7 +30,7 @@ from ueloc_core.evaluation.ranks import hpd_level
 from ueloc_core.evaluation.refining import Known, fit_refinement
 from ueloc_core.evaluation.strata import STRATA, intervals_by_stratum
 from ueloc_core.evaluation.track_cases import fit_tracks
-from ueloc_core.localization.calibrated import FEATURES, Calibration, FeatureReader
+from ueloc_core.localization.calibrated import FEATURES, Calibration, read_features
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
@@ -189,12 +189,11 @@ def _first_of_tracks(reports: xr.Dataset) -> xr.Dataset:
 def locate_known(network: PosteriorNetwork, reader: WindowReader, reports: xr.Dataset) -> Located:
     """Posteriors and features of reports with their truth."""
     samples = read_samples(reader, reports, split=None)
-    feature_reader = FeatureReader(reader)
     posteriors, truth, features = [], [], []
-    for part, raw, batch in predict(network, reader, samples):
+    for _, raw, batch in predict(network, reader, samples):
         posteriors.append(raw)
         truth.append(batch.truth_m)
-        features.append(feature_reader.read(samples.reports[part], raw))
+        features.append(read_features(batch, raw))
     return Located(_joined(posteriors), torch.cat(truth), torch.cat(features), reports.track.values)
 
 
@@ -250,13 +249,12 @@ def held_levels(
     same draws serve all calibrations. Shapes (n, feature) and (n,) each.
     """
     samples = read_samples(reader, reports, split=None)
-    feature_reader = FeatureReader(reader)
     draws = rng.uniform(size=len(samples))
     levels = [np.empty(len(samples)) for _ in calibrations]
     features = np.empty((len(samples), len(FEATURES)))
     half_m = reader.cells * reader.cell_m / 2
-    for part, raw, _ in predict(network, reader, samples):
-        found = feature_reader.read(samples.reports[part], raw)
+    for part, raw, batch in predict(network, reader, samples):
+        found = read_features(batch, raw)
         features[part] = found.numpy()
         cell = np.floor((samples.truth_m[part] + half_m) / reader.cell_m).astype(int)
         for own, calibration in zip(levels, calibrations, strict=True):

@@ -10,7 +10,7 @@ import torch
 
 from ueloc_core.evaluation.cases import Cases, Density, fix_row
 from ueloc_core.grid import Window
-from ueloc_core.localization.calibrated import Calibration, FeatureReader
+from ueloc_core.localization.calibrated import Calibration, read_features
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.locunet import LocUNet
 from ueloc_core.localization.refinement import Refiner
@@ -56,14 +56,14 @@ def network_rows(
     tuple
         Rows of ``network`` and ``network_refined``; masses and mass of the 90% region by case.
     """
-    features, network = FeatureReader(reader), load_network(model_folder)
+    network = load_network(model_folder)
     samples = samples_of(reader, cases)
     rows: list[dict[str, Any]] = []
     refined: list[dict[str, Any]] = []
     examples: Examples = {}
     started = time.perf_counter()
     for part, posterior, inputs in predict(network, reader, samples):
-        correction = calibration.of(features.read(samples.reports[part], posterior))
+        correction = calibration.of(read_features(inputs, posterior))
         calibrated = correction.of(posterior)
         masses, _ = posterior_rasters(posterior, correction)
         own = cases.cases[part]

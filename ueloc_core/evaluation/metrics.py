@@ -51,8 +51,8 @@ __all__ = [  # with what its callers judge a posterior by
 Array = NDArray[np.float64]
 
 METHODS = (
-    "network", "network_refined", "oracle", "grid_bayes_twin", "locunet_like", "knn",
-    "trilateration", "weighted_centroid", "strongest_sector",
+    "network", "network_refined", "network_track", "oracle", "oracle_track", "grid_bayes_twin",
+    "locunet_like", "knn", "trilateration", "weighted_centroid", "strongest_sector",
 )  # fmt: skip
 REFERENCE = "oracle"
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ueloc_core.localization.calibrated import Calibration, FeatureReader
+from ueloc_core.localization.calibrated import Calibration, corrections
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.refinement import Fixes, Refiner
 from ueloc_core.localization.refinement_rule import (
@@ -32,11 +32,11 @@ _MOST_REPORTS = 320
 def _fixes(
     network: PosteriorNetwork, reader: WindowReader, calibration: Calibration, reports: xr.Dataset
 ) -> list[Fixes]:
-    samples, features = read_samples(reader, reports, None), FeatureReader(reader)
+    samples = read_samples(reader, reports, None)
     found = []
     for part, raw, batch in predict(network, reader, samples):
-        own = samples.reports[part]
-        found.append((features.corrections(calibration, own, raw).of(raw), batch, own))
+        calibrated = corrections(calibration, batch, raw).of(raw)
+        found.append((calibrated, batch, samples.reports[part]))
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ueloc_core.city import SPLITS, City
 from ueloc_core.evaluation.cases import Case, Cases, Density, cases_of, fix_row
 from ueloc_core.localization.baselines import GridBayes, GridPosterior, geometric_median
-from ueloc_core.localization.calibrated import Calibration, Correction, FeatureReader
+from ueloc_core.localization.calibrated import Calibration, Correction, corrections
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.samples import Samples
@@ -172,16 +172,15 @@ def read_rasters(
     """
     flat = np.concatenate(tracks)
     batch = to_batch(reports.isel(report=flat), reader.atlas)
-    features = FeatureReader(reader)
     masses: list[NDArray[np.float64]] = []
-    corrections: list[Correction] = []
+    of_reports: list[Correction] = []
     outside_m2: list[float] = []
     samples = Samples(batch, np.full((len(flat), 2), np.nan))
-    for part, raw, _ in predict(network, reader, samples):
-        correction = features.corrections(calibration, batch[part], raw)
+    for _, raw, window in predict(network, reader, samples):
+        correction = corrections(calibration, window, raw)
         masses += list(posterior_rasters(raw, correction)[0].astype(np.float32))
         outside_m2 += raw.outside_m2.tolist()
-        corrections += [correction[k : k + 1] for k in range(len(correction))]
+        of_reports += [correction[k : k + 1] for k in range(len(correction))]
     frames = [reader.frames[s] for s in batch.sector[:, 0].tolist()]
     time_s, outdoor = reports.time_s.values, reader.atlas.outdoor_in
     found, start = [], 0
@@ -191,7 +190,7 @@ def read_rasters(
         found.append(TrackRasters(masses[part], frames[part], times_s, outside_m2[part], outdoor))
         start += len(own)
     ends = np.cumsum([len(own) for own in tracks]) - 1
-    return found, _joined([corrections[k] for k in ends])
+    return found, _joined([of_reports[k] for k in ends])
 
 
 def _joined(parts: Sequence[Correction]) -> Correction:

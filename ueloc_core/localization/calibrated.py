@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from ueloc_core.errors import ModelError, StoreError
 from ueloc_core.localization.block_grid import take
 from ueloc_core.localization.posterior import Posterior
-from ueloc_core.localization.windows import WindowReader
-from ueloc_core.measurement.batch import ReportBatch
+from ueloc_core.localization.windows import WindowBatch
 from ueloc_core.measurement.reports import MISSING
 
 FEATURES = ("heard", "entropy_nats", "level_dbm", "told", "line_of_sight")
@@ -157,7 +157,7 @@ class Calibration:
         return not (self.temperature_slopes or self.covariance_slopes or self.bend_slopes)
 
     def of(self, features: Tensor) -> Correction:
-        """Corrections of reports with features (report, feature), as `FeatureReader` reads them.
+        """Corrections of reports with features (report, feature), as `read_features` reads them.
 
         A feature that is missing (NaN) counts as being at its centre.
 
@@ -238,52 +238,40 @@ def bent(mass: Any, bend: Any) -> NDArray[np.float64]:
     return np.asarray(np.where(np.asarray(bend) == 1, mass, 1 - (1 - np.asarray(mass)) ** bend))
 
 
-class FeatureReader:
-    """Reads the features that corrections follow.
+def read_features(batch: WindowBatch, raw: Posterior) -> Tensor:
+    """Features of reports and their uncorrected posteriors, shape (report, feature).
 
-    Parameters
-    ----------
-    reader
-        The city's maps.
+    Raises
+    ------
+    RadioError
+        If the maps have no line of sight.
     """
+    reports = batch.reports
+    there = [v != MISSING for v in (reports.ta, reports.aoa, reports.beam[:, 0])]
+    by_name = {
+        "heard": reports.heard.sum(dim=1),
+        "entropy_nats": entropy_nats(raw),
+        "level_dbm": reports.level_dbm[:, 0],
+        "told": torch.stack(there).sum(dim=0),
+        "line_of_sight": _sight(batch, raw),
+    }
+    return torch.stack([by_name[name].double() for name in FEATURES], dim=1)
 
-    def __init__(self, reader: WindowReader) -> None:
-        self._reader = reader
 
-    def read(self, reports: ReportBatch, raw: Posterior) -> Tensor:
-        """Features of reports and their uncorrected posteriors, shape (report, feature).
+def corrections(calibration: Calibration, batch: WindowBatch, raw: Posterior) -> Correction:
+    """Corrections of posteriors; nothing is read where all are corrected alike."""
+    if calibration.is_constant:
+        return calibration.of(torch.full((len(batch), len(FEATURES)), torch.nan))
+    return calibration.of(read_features(batch, raw))
 
-        Raises
-        ------
-        RadioError
-            If the maps have no line of sight.
-        """
-        there = [v != MISSING for v in (reports.ta, reports.aoa, reports.beam[:, 0])]
-        by_name = {
-            "heard": reports.heard.sum(dim=1),
-            "entropy_nats": entropy_nats(raw),
-            "level_dbm": reports.level_dbm[:, 0],
-            "told": torch.stack(there).sum(dim=0),
-            "line_of_sight": self._sight(reports, raw),
-        }
-        return torch.stack([by_name[name].double() for name in FEATURES], dim=1)
 
-    def corrections(
-        self, calibration: Calibration, reports: ReportBatch, raw: Posterior
-    ) -> Correction:
-        """Corrections of posteriors; nothing is read where all are corrected alike."""
-        if calibration.is_constant:
-            return calibration.of(torch.full((len(reports), len(FEATURES)), torch.nan))
-        return calibration.of(self.read(reports, raw))
-
-    def _sight(self, reports: ReportBatch, raw: Posterior) -> Tensor:
-        """Share in sight of the serving sector in the middles of blocks, by their mass."""
-        batch = self._reader.read(reports)
-        maps = batch.maps
-        rows = maps.grid.rows(reports.sector[:, :1], *batch.all_blocks())
-        mass = raw.log_mass.flatten(1).exp()
-        sight = (mass * take(maps.serving.block_sight, rows)).sum(dim=1)
-        return sight / mass.sum(dim=1).clamp_min(_LEAST_MASS)
+def _sight(batch: WindowBatch, raw: Posterior) -> Tensor:
+    """Share in sight of the serving sector in the middles of blocks, by their mass."""
+    maps = batch.maps
+    rows = maps.grid.rows(batch.reports.sector[:, :1], *batch.all_blocks())
+    mass = raw.log_mass.flatten(1).exp()
+    sight = (mass * take(maps.serving.block_sight, rows)).sum(dim=1)
+    return sight / mass.sum(dim=1).clamp_min(_LEAST_MASS)
 
 
 def entropy_nats(raw: Posterior) -> Tensor:
@@ -293,9 +281,8 @@ def entropy_nats(raw: Posterior) -> Tensor:
     window), and within the parts: exact where components do not overlap.
     """
     log_mass = torch.cat([raw.log_mass.flatten(1), raw.log_outside[:, None]], dim=1).double()
-    side, n = raw.log_mass.shape[-1], raw.outdoor.shape[-1]
-    block = n // side
-    cells = raw.outdoor.reshape(-1, side, block, side, block).sum(dim=(2, 4)).flatten(1)
+    block = raw.outdoor.shape[-1] // raw.log_mass.shape[-1]
+    cells = block**2 * avg_pool2d(raw.outdoor[:, None].float(), block).flatten(1)
     within = (cells.clamp_min(1) * raw.cell_m**2).double().log()
     covariance = raw.covariance_m2.double()
     of_component = 0.5 * torch.linalg.det(covariance).log() + 1.0 + math.log(2 * math.pi)

@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 
 from ueloc_core.city import City
 from ueloc_core.grid import Window
-from ueloc_core.localization.calibrated import Calibration, Correction, FeatureReader
+from ueloc_core.localization.calibrated import Calibration, Correction, corrections
+from ueloc_core.localization.memory import keep_freed_memory
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.samples import Samples
-from ueloc_core.localization.training import load_network, predict
-from ueloc_core.localization.windows import WindowReader
+from ueloc_core.localization.training import load_network, predict_then
+from ueloc_core.localization.windows import WindowBatch, WindowReader
 from ueloc_core.measurement.dataset import to_batch
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 from ueloc_core.provenance import ArtifactKey, Store
 from ueloc_core.radio.atlas import MapAtlas
 
-_AT_ONCE = 32  # reports
+_AT_ONCE = 64  # reports
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,19 @@ class Locator:
         self, reader: WindowReader, network: PosteriorNetwork, calibration: Calibration
     ) -> None:
         self.reader, self.network, self.calibration = reader, network, calibration
-        self._features = FeatureReader(reader)
 
     @classmethod
     def load(cls, city: City, store: Store) -> "Locator":
         """The model and the maps of a city from a store.
+
+        The process then keeps memory that it frees (`keep_freed_memory`).
 
         Raises
         ------
         StoreError
             If a stage has not been materialized, or its files are damaged.
         """
+        keep_freed_memory()
 
         def tiles(stage: str) -> dict[str, ArtifactKey]:
             return {name: ArtifactKey(city.name, stage, name) for name in city.tile_names}
@@ -129,22 +132,23 @@ class Locator:
             If a report names a sector that the city does not have.
         """
         batch = to_batch(reports, self.reader.atlas)
-        place = np.full((len(batch), 2), np.nan)
+        samples = Samples(batch, np.full((len(batch), 2), np.nan))
+        parts = predict_then(self.network, self.reader, samples, self._fixes, _AT_ONCE)
+        return [fix for part in parts for fix in part]
+
+    def _fixes(self, _: slice, raw: Posterior, batch: WindowBatch) -> list[Fix]:
+        """Fixes of a batch with their posteriors before calibration."""
+        correction = corrections(self.calibration, batch, raw)
+        posterior = correction.of(raw)
+        point, spread = posterior.point_and_spread()
         fixes = []
-        samples = Samples(batch, place)
-        for part, raw, _ in predict(self.network, self.reader, samples, _AT_ONCE):
-            here = batch[part]
-            correction = self._features.corrections(self.calibration, here, raw)
-            posterior = correction.of(raw)
-            point, spread = posterior.point_and_spread()
-            serving = here.sector[:, 0].tolist()
-            for i, (sector, (x_m, y_m), std_m) in enumerate(
-                zip(serving, point.tolist(), spread.tolist(), strict=True)
-            ):
-                frame = self.reader.frames[sector]
-                x0, y0 = frame.centre_m
-                both = (posterior, correction)
-                fixes.append(Fix(x0 + x_m, y0 + y_m, std_m, frame, both, i))
+        serving = batch.reports.sector[:, 0].tolist()
+        for i, (sector, (x_m, y_m), std_m) in enumerate(
+            zip(serving, point.tolist(), spread.tolist(), strict=True)
+        ):
+            frame = self.reader.frames[sector]
+            x0, y0 = frame.centre_m
+            fixes.append(Fix(x0 + x_m, y0 + y_m, std_m, frame, (posterior, correction), i))
         return fixes
 
 

@@ -34,6 +34,8 @@ class MapBlocks:
         Rows of the tables.
     outdoor
         Where terminals can stand, shape (ground blocks + 1, cell).
+    open_cells
+        How many cells of a block are outdoors, shape (ground blocks + 1,).
     height_m
         Mean building height of a block [m], shape (ground blocks + 1,).
     centre
@@ -48,6 +50,7 @@ class MapBlocks:
         self._copies: dict[torch.device, MapBlocks] = {}
         self.grid = BlockGrid(atlas)
         self.outdoor = table_of(atlas.outdoor, False)
+        self.open_cells = self.outdoor.sum(dim=1).float()
         self.height_m = table_of(atlas.building_height_m, 0.0).mean(dim=1)
         self.centre = _nearest_to_middle(self.outdoor)
         self.site = torch.from_numpy(atlas.site)

@@ -51,14 +51,14 @@ INPUTS = ("all", "no_residuals", "no_maps")
 or the report alone."""
 
 _NOWHERE = -18.0  # log-mass of a cell indoors, against one outdoors
-_COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 3.5
-_EXAMINED = 192  # blocks whose cells are looked at before the candidates are chosen
-_DIRECTED = 256  # blocks at which angles and beams are looked at
+_COARSE_STEP_DB, _FINE_STEP_DB = 4.0, 2.2
+_EXAMINED = 96  # blocks whose cells are looked at before the candidates are chosen
+_DIRECTED = 160  # blocks at which angles and beams are looked at
 _LEAST_TOLD = -12.0
-_HEATMAP_SHARE = 0.57  # of a component: sharp where the likelihood is right; the rest is Gaussian
+_HEATMAP_SHARE = 0.8  # of a component: sharp where the likelihood is right; the rest is Gaussian
 _STAGES = ("coarse", "fine")
 _CORRECTIONS = 4
-_OTHERS = 6  # of the strongest unreported sectors, at the candidates
+_OTHERS = 8  # of the strongest unreported sectors, at the candidates
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class PosteriorNetwork(nn.Module):
     """
 
     def __init__(
-        self, channels: int, components: int, candidates: int = 32, inputs: str = "all"
+        self, channels: int, components: int, candidates: int = 40, inputs: str = "all"
     ) -> None:
         super().__init__()
         if inputs not in INPUTS:
@@ -157,9 +157,13 @@ class PosteriorNetwork(nn.Module):
         for_coarse, for_fine = self._moves(tokens, pooled)
         ground = _ground_of(batch)
         outdoor = take(batch.maps.outdoor, ground.row_of)
+        open_cells = take(batch.maps.open_cells, ground.row_of)
         if self.inputs == "no_maps":
-            outdoor = torch.ones_like(outdoor)
-        coarse, features, moved = self._coarse(batch, tokens, for_coarse, ground, outdoor, encoder)
+            outdoor, open_cells = torch.ones_like(outdoor), torch.full_like(open_cells, CELLS)
+        prior = torch.where(open_cells > 0, open_cells.clamp_min(1).log(), _NOWHERE)
+        coarse, features, moved = self._coarse(
+            batch, tokens, for_coarse, ground, outdoor, prior, encoder
+        )
         outside = self.outside(pooled) - 5.0
         coarse_mass = _with_outside(coarse, outside)
         count = min(self.candidates, coarse.shape[1])
@@ -208,11 +212,10 @@ class PosteriorNetwork(nn.Module):
         moves: _Moves,
         ground: _Ground,
         outdoor: Tensor,
+        prior: Tensor,
         encoder: torch.autocast,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mass of all blocks (report, block), the map encoder's features, and corrections."""
-        open_cells = outdoor.sum(dim=2)
-        prior = torch.where(open_cells > 0, open_cells.clamp_min(1).log(), _NOWHERE)
         if self.inputs != "all":
             with encoder:
                 features = self._trunk(batch, tokens, prior, prior, ground).float()

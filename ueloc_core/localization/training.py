@@ -6,7 +6,7 @@ Lightning is imported when training begins: what only locates loads without it.
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ import torch
 from ueloc_core.city import City
 from ueloc_core.errors import ModelError
 from ueloc_core.localization.losses import coarse_loss
+from ueloc_core.localization.memory import keep_freed_memory
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.samples import Samples, available_cores, in_order, read_samples
@@ -34,14 +35,16 @@ __all__ = [
     "load_network",
     "network_settings",
     "predict",
+    "predict_then",
     "read_samples",
 ]
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 
 _SPLITS = ("train", "validation")
 
 Progress = Callable[[int, int, str], None]
+Result = TypeVar("Result")
 
 
 def build_posterior_model(
@@ -81,6 +84,7 @@ def build_posterior_model(
     from ueloc_core.localization.curves_figure import draw_curves  # noqa: PLC0415
 
     config = city.training
+    keep_freed_memory()
     torch.manual_seed(city.seed)
     map_error = load_map_error(map_error_folder)
     data = []
@@ -173,16 +177,38 @@ def predict(
     network: PosteriorNetwork, reader: WindowReader, samples: Samples, batch_size: int = 16
 ) -> Iterator[tuple[slice, Posterior, WindowBatch]]:
     """Posteriors of samples in batches, in their order; on a CPU each core works on a batch."""
+    return predict_then(network, reader, samples, lambda *found: found, batch_size)
+
+
+def predict_then(
+    network: PosteriorNetwork,
+    reader: WindowReader,
+    samples: Samples,
+    then: Callable[[slice, Posterior, WindowBatch], Result],
+    batch_size: int = 16,
+) -> Iterator[Result]:
+    """What is made of the posteriors of batches of samples, in their order.
+
+    Parameters
+    ----------
+    network, reader, samples
+        What predicts, and what of.
+    then
+        Is given the slice of a batch, its posteriors and the batch, by the thread that predicted
+        them: on a CPU each core works on a batch of its own.
+    batch_size
+        Reports in a batch.
+    """
     count = len(samples)
     parts = [slice(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
     device = next(network.parameters()).device
     reader.maps.on(device)  # made once, before threads ask for it
 
     @torch.no_grad()
-    def one(part: slice) -> tuple[slice, Posterior, WindowBatch]:
+    def one(part: slice) -> Result:
         batch = reader.read(samples.reports[part], samples.truth_m[part]).to(device)
         posterior, _ = network(batch)
-        return part, posterior, batch
+        return then(part, posterior, batch)
 
     threads = available_cores() if device.type == "cpu" else 1
     if len(parts) == 1 or threads == 1:

@@ -29,7 +29,7 @@ from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.measurement.settings import MeasurementConfig
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 
 FITTED, PLAIN = "map_error", "plain_error"
 """Names of the files: the whole error, and Gaussian noise of one tuned width."""
@@ -72,7 +72,7 @@ _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
 _SERVING_REPORTS = 200
 _PLAIN_REPORTS = 60
-_PLAIN_SIGMAS_DB = (3.0, 4.5, 6.0, 8.0, 11.0, 15.0)
+_PLAIN_SIGMAS_DB = (3.0, 4.5, 6.0, 8.0, 11.0, 15.0, 20.0, 27.0)
 _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
 
