@@ -54,17 +54,18 @@ def test_a_handful_of_reports_is_learned_by_heart(reader, reports):
     inside = np.flatnonzero((np.abs(samples.truth_m) < 120).all(axis=1))[:8]
     network = PosteriorNetwork(12, 6)
     batch = draw_batch(reader, samples, inside)
-    optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     losses = []
     for _ in range(50):
         terms = loss_terms(network, batch, CITY.training, scored=True)
         optimiser.zero_grad()
         terms["total"].backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         losses.append({name: float(value.detach()) for name, value in terms.items()})
-    assert losses[-1]["nll"] < losses[0]["nll"] - 1.5
-    assert losses[-1]["coarse"] < losses[0]["coarse"] - 0.5
+    last = {name: np.mean([terms[name] for terms in losses[-10:]]) for name in losses[0]}
+    assert last["nll"] < losses[0]["nll"] - 1.5
+    assert last["coarse"] < losses[0]["coarse"] - 0.5
 
 
 def test_the_same_seed_gives_the_same_files(trained, reports, tmp_path):

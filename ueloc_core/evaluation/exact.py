@@ -1,4 +1,7 @@
-"""The grid posteriors of an evaluation: the oracle, and plain grid Bayes on the twin."""
+"""The grid posteriors of an evaluation: the oracle, and plain grid Bayes on the twin.
+
+Each core works on a report of its own.
+"""
 
 import time
 from collections.abc import Callable, Collection
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 from ueloc_core.evaluation.cases import Cases, Density, fix_row
 from ueloc_core.localization.baselines import GridBayes, geometric_median
+from ueloc_core.localization.samples import available_cores, in_order
 
 Progress = Callable[[int, int, str], None]
 
@@ -38,16 +42,22 @@ def grid_posterior_rows(
     progress
         Called with (done, total, message).
     """
-    rows, masses = [], {}
-    for i, case in enumerate(cases.cases):
-        started = time.perf_counter()
+
+    def located(i: int) -> tuple[dict[str, Any], NDArray[np.float64] | None]:
+        case, started = cases.cases[i], time.perf_counter()
         exact = bayes.posterior(cases.batch[i : i + 1])
         point = geometric_median(exact.mass, exact.window)
         latency_ms = 1e3 * (time.perf_counter() - started)
         density = Density(exact.window, exact.mass, exact.nll_nats(*case.truth_m))
-        rows.append(fix_row(method, case, point, density, latency_ms=latency_ms))
-        if i in wanted:
-            masses[i] = exact.in_frame(case.frame)
+        row = fix_row(method, case, point, density, latency_ms=latency_ms)
+        return row, exact.in_frame(case.frame) if i in wanted else None
+
+    rows, masses = [], {}
+    found = in_order(located, range(len(cases)), available_cores())
+    for i, (row, mass) in enumerate(found):
+        rows.append(row)
+        if mass is not None:
+            masses[i] = mass
         if progress is not None and (i + 1) % _PROGRESS_EVERY == 0:
             progress(i + 1, len(cases), method.replace("_", " "))
     return rows, masses

@@ -18,7 +18,7 @@ from ueloc_core.localization.baselines import GridBayes, GridPosterior, geometri
 from ueloc_core.localization.calibrated import Calibration, Correction, corrections
 from ueloc_core.localization.localize import posterior_rasters
 from ueloc_core.localization.network import PosteriorNetwork
-from ueloc_core.localization.samples import Samples
+from ueloc_core.localization.samples import Samples, available_cores, in_order
 from ueloc_core.localization.track_evidence import nll_nats
 from ueloc_core.localization.track_oracle import TrackBayes
 from ueloc_core.localization.tracking import TrackFilter, TrackParameters, TrackRasters
@@ -253,14 +253,18 @@ def _oracle_rows(
 ) -> list[dict[str, Any]]:
     alone = GridBayes(reader.places, reader.model)
     together = TrackBayes.of(reader.places, reader.model, city.measurements.tracks)
-    rows = []
-    for k, (case, own) in enumerate(zip(cases.cases, tracks, strict=True)):
-        batch = to_batch(reports.isel(report=own), reader.atlas)
-        started = time.perf_counter()
-        rows.append(_exact_row("oracle", case, alone.posterior(batch[-1:]), started))
+
+    def located(k: int) -> list[dict[str, Any]]:
+        case, own = cases.cases[k], tracks[k]
+        batch, started = to_batch(reports.isel(report=own), reader.atlas), time.perf_counter()
+        last = _exact_row("oracle", case, alone.posterior(batch[-1:]), started)
         started = time.perf_counter()
         found = together.posterior(batch, reports.time_s.values[own].tolist())
-        rows.append(_exact_row("oracle_track", case, found, started))
+        return [last, _exact_row("oracle_track", case, found, started)]
+
+    rows = []
+    for k, found in enumerate(in_order(located, range(len(cases)), available_cores())):
+        rows += found
         if progress is not None and (k + 1) % _PROGRESS_EVERY == 0:
             progress(k + 1, len(cases), "tracks")
     return rows
