@@ -265,7 +265,7 @@ class EvaluationConfig(Section):
     """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
-    max_tracks: Annotated[int, Field(ge=0)] = 60
+    max_tracks: Annotated[int, Field(ge=0)] = 120
     path_traced_reports: Annotated[int, Field(ge=16)] = 240
     locunet: bool = False
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6

@@ -334,9 +334,10 @@ def fit_plain(sets: Sequence[Located], fitted: MapError) -> tuple[MapError, floa
         models = [MeasurementModel(settings, one.city.radio, error) for error in trials]
         first = replace(one, reports=one.reports.isel(report=slice(share)))
         for around, place, report in _located(first, places):
+            others = _others(models[0], report, around)  # the noise is that of levels alone
             for k, model in enumerate(models):
                 levels = log_prob_over(model.levels, report, around.levels)[0].double()
-                log_mass = torch.log_softmax(levels + _others(model, report, around), dim=0)
+                log_mass = torch.log_softmax(levels + others, dim=0)
                 total[k] -= float(log_mass[place]) - 2 * np.log(around.window.cell_m)
             used += 1
     best = int(total.argmin())
