@@ -27,15 +27,13 @@ from made_up_windows import (
 
 from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.block_grid import CELLS, take
-from ueloc_core.localization.evidence import (
+from ueloc_core.localization.evidence import block_timing, quality_evidence, serving_evidence
+from ueloc_core.localization.level_evidence import (
     ClassTables,
     PairMaps,
     Pairs,
     Shifts,
-    block_timing,
     level_evidence,
-    quality_evidence,
-    serving_evidence,
     unheard_silence,
 )
 from ueloc_core.measurement.level_tables import log_prob_over

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ueloc_core.grid import BLOCK_CELLS
 from ueloc_core.localization.block_grid import take
-from ueloc_core.localization.evidence import Pairs
+from ueloc_core.localization.level_evidence import Pairs
 from ueloc_core.localization.windows import TOKEN_FEATURES, WindowBatch
 
 TOKEN_WIDTH = 64

@@ -30,15 +30,13 @@ from ueloc_core.localization.encoders import (
     masked_mean,
     pooled_planes,
 )
-from ueloc_core.localization.evidence import (
+from ueloc_core.localization.evidence import block_timing, quality_evidence, serving_evidence
+from ueloc_core.localization.level_evidence import (
     ClassTables,
     PairMaps,
     Pairs,
     Shifts,
-    block_timing,
     level_evidence,
-    quality_evidence,
-    serving_evidence,
     unheard_silence,
 )
 from ueloc_core.localization.posterior import Posterior
