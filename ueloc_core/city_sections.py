@@ -261,13 +261,15 @@ class EvaluationConfig(Section):
     At most ``max_reports`` test reports are located one by one, and the last reports of at most
     ``max_tracks`` test tracks with and without the reports before them. At most
     ``path_traced_reports`` reports of test tracks get exact paths (docs/path_traced.md).
-    ``locunet`` trains a heatmap network like LocUNet as a rival, as long as the network itself.
+    ``locunet`` trains a heatmap network like LocUNet as a rival: on as many reports as the network
+    itself, which takes an hour or more of one core, or on ``locunet_reports`` of them.
     """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
     max_tracks: Annotated[int, Field(ge=0)] = 120
     path_traced_reports: Annotated[int, Field(ge=16)] = 240
     locunet: bool = False
+    locunet_reports: Annotated[int | None, Field(ge=1)] = None
     example_posteriors: Annotated[int, Field(ge=0, le=12)] = 6
 
 

@@ -189,3 +189,18 @@ def test_a_report_without_a_position_stops_training(reader, samples):
     lost = Samples(samples.reports, np.full_like(samples.truth_m, np.nan))
     with pytest.raises(ModelError, match="the loss is nan"):
         train_locunet(CITY, reader, lost, samples)
+
+
+@pytest.mark.parametrize(("budget", "read"), [(8, 8), (None, 24)])
+def test_its_budget_is_kept(reader, samples, monkeypatch, budget, read):
+    """As many reports as its file names, or as the network is trained on."""
+    evaluation = CITY.evaluation.model_copy(update={"locunet_reports": budget})
+    original, trained_on = reader.read, []
+
+    def counted(reports, truth_m=None, symmetry=None):
+        trained_on.extend([] if symmetry is None else symmetry)
+        return original(reports, truth_m, symmetry)
+
+    monkeypatch.setattr(reader, "read", counted)
+    train_locunet(CITY.model_copy(update={"evaluation": evaluation}), reader, samples, samples)
+    assert len(trained_on) == read

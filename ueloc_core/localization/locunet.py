@@ -190,8 +190,9 @@ def train_locunet(
 ) -> tuple[LocUNet, pd.DataFrame]:
     """Train on reports in random symmetries of their windows, the loss being the mean distance.
 
-    The budget is that of the posterior network: ``training.epochs`` of
-    ``training.reports_per_epoch`` reports in batches of ``training.batch_size``. A step takes
+    The budget is that of the posterior network, ``training.epochs`` of
+    ``training.reports_per_epoch`` reports in batches of ``training.batch_size``, or as many
+    epochs of ``evaluation.locunet_reports`` reports together. A step takes
     about 0.1 s of one core a report (window of 256 grid cells, eight sectors heard).
 
     Parameters
@@ -222,7 +223,9 @@ def train_locunet(
         torch.manual_seed(city.seed)
         network = LocUNet(city.grid.cell_m).to(device)
     rng = np.random.default_rng([city.seed, _SEED])
-    per_epoch = min(config.reports_per_epoch, len(train))
+    given = city.evaluation.locunet_reports
+    wanted = config.reports_per_epoch if given is None else max(1, given // config.epochs)
+    per_epoch = min(wanted, len(train))
     steps = max(1, per_epoch // config.batch_size) * config.epochs
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
