@@ -76,8 +76,8 @@ def test_tracks_of_two_cities_are_two_tracks(whole):
 
 
 def test_whole_tracks_of_all_cities_are_chosen(whole, halves):
-    rng = np.random.default_rng(0)
-    fitting, conformal = calibration._choose(halves, ERROR, rng)
+    rng, readers = np.random.default_rng(0), [object(), object()]
+    fitting, conformal = calibration._choose(halves, readers, rng)
     tracks = [
         set(np.concatenate([reports.track.values for _, reports in part]))
         for part in (fitting, conformal)
@@ -86,10 +86,20 @@ def test_whole_tracks_of_all_cities_are_chosen(whole, halves):
     assert len(tracks[0] | tracks[1]) == COUNT
     assert len(tracks[0]) == COUNT // 3
     assert len(fitting) == len(conformal) == 2
-    assert fitting[0][0] is conformal[0][0]  # one reader a city
+    assert [reader for reader, _ in fitting] == [reader for reader, _ in conformal] == readers
     few = [taken([one], np.arange(15))[0] for one in halves]
     with pytest.raises(ReportError, match=r"made_up, made_up: splits\.calibration: 30 calibration"):
-        calibration._choose(few, ERROR, rng)
+        calibration._choose(few, readers, rng)
+
+
+def test_many_reports_are_enough(halves, monkeypatch):
+    """So many of either part at most, one of each track first."""
+    monkeypatch.setattr(calibration, "_MOST_FITTED", 8)
+    monkeypatch.setattr(calibration, "_MOST_CONFORMAL", 12)
+    fitting, conformal = calibration._choose(halves, [None, None], np.random.default_rng(0))
+    for part, most in ((fitting, 8), (conformal, 12)):
+        tracks = np.concatenate([reports.track.values for _, reports in part])
+        assert len(tracks) == len(set(tracks)) == most
 
 
 # ---- the stage ----

@@ -46,11 +46,11 @@ from ueloc_core.measurement.city_reports import (
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 
 Array = NDArray[np.float64]
 
-_MAX_REPORTS = 2400
+_MOST_FITTED, _MOST_CONFORMAL = 800, 8000  # reports; tiles differ by less than few of them tell
 _MIN_REPORTS = 40
 _MIN_TRACKS = 3 * FOLDS
 _FITTING_SHARE = 1 / 3  # a few scales need fewer reports than quantiles do
@@ -313,18 +313,22 @@ def _choose(
     held = rng.permutation(in_split(sets, "calibration"))
     track = np.concatenate([one.reports.track.values for one in sets])
     turn = pd.Series(track[held]).groupby(track[held]).cumcount().to_numpy()
-    picked = np.sort(held[np.argsort(turn, kind="stable")][:_MAX_REPORTS])
-    own = rng.permutation(np.unique(track[picked]))
-    if len(picked) < _MIN_REPORTS or len(own) < _MIN_TRACKS:
+    held = held[np.argsort(turn, kind="stable")]
+    own = rng.permutation(np.unique(track[held]))
+    if len(held) < _MIN_REPORTS or len(own) < _MIN_TRACKS:
         raise ReportError(
-            f"{len(picked)} calibration reports of {len(own)} tracks are too few",
+            f"{len(held)} calibration reports of {len(own)} tracks are too few",
             where=f"{', '.join(names_of(sets))}: splits.calibration",
             remedy=f"Name tiles whose sectors serve at least {_MIN_REPORTS} terminals.",
         )
-    fits = np.isin(track[picked], own[: max(FOLDS, round(len(own) * _FITTING_SHARE))])
+    count = max(FOLDS, min(round(len(own) * _FITTING_SHARE), _MOST_FITTED))
+    fits = np.isin(track[held], own[:count])
     fitting, conformal = (
         [(reader, one.reports) for reader, one in zip(readers, part, strict=True) if len(one)]
-        for part in (taken(sets, picked[fits]), taken(sets, picked[~fits]))
+        for part in (
+            taken(sets, np.sort(held[fits][:_MOST_FITTED])),
+            taken(sets, np.sort(held[~fits][:_MOST_CONFORMAL])),
+        )
     )
     return fitting, conformal
 
