@@ -218,8 +218,7 @@ class TrainingConfig(Section):
     ``ema_decay`` is what is validated and kept (0: the weights themselves). ``mixed`` precision
     computes in 16 bits where a GPU is, and in 32 on the CPU; ``full`` always in 32. The grid
     cells of the ``candidates`` likeliest blocks are looked at one by one; ``inputs`` takes away
-    what the network sees (`ueloc_core.localization.network.INPUTS`). ``dropout`` is the share of
-    what the encoders found that is left out while training. ``cities`` are those whose
+    what the network sees (`ueloc_core.localization.network.INPUTS`). ``cities`` are those whose
     reports train and calibrate the model, by default the city itself
     (`ueloc_core.training_cities`).
     """
@@ -238,8 +237,6 @@ class TrainingConfig(Section):
     channels: Annotated[int, Field(ge=4, le=256)] = 24
     candidates: Annotated[int, Field(ge=4, le=1024)] = 40
     inputs: Literal["all", "no_residuals", "no_maps"] = "all"
-    # left out where zero: fingerprints are as they were without it
-    dropout: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
     reports_per_epoch: Annotated[int, Field(ge=16)] = 6000
     validation_reports: Annotated[int, Field(ge=1)] = 400
     # left out where empty: fingerprints are as they were without it

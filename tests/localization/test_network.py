@@ -549,16 +549,6 @@ def test_the_corrections_can_be_learned_from_the_start(reader, reports):
         assert torch.isfinite(layer.bias.grad).all()
 
 
-@torch.no_grad()
-def test_what_is_dropped_is_dropped_while_training_alone(reader, reports):
-    made, read = untrained(dropout=0.5), reader.read(*reports)
-    made.load_state_dict(network().state_dict())
-    same(made(read)[0], network()(read)[0])
-    torch.manual_seed(6)
-    first, second = (made.train()(read)[0].log_mass for _ in range(2))
-    assert float((first - second).abs().max()) > 1e-3
-
-
 def test_coarse_loss_knows_north_and_east():
     """Row counts north, column counts east."""
     truth = torch.tensor([[-128 + 2.5 * 16, -128 + 11.5 * 16]])  # third from the west

@@ -80,11 +80,11 @@ def context_planes(
 class MeasurementEncoder(nn.Module):
     """A transformer over the slots of a report; equivariant to their order."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.inward = nn.Linear(TOKEN_FEATURES, TOKEN_WIDTH)
         layer = nn.TransformerEncoderLayer(
-            TOKEN_WIDTH, _HEADS, 2 * TOKEN_WIDTH, dropout, batch_first=True, norm_first=True
+            TOKEN_WIDTH, _HEADS, 2 * TOKEN_WIDTH, dropout=0.0, batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
 

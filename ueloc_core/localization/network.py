@@ -106,24 +106,16 @@ class PosteriorNetwork(nn.Module):
         Number of blocks whose grid cells are looked at.
     inputs
         One of `INPUTS`.
-    dropout
-        Share of what the encoders found that is left out while training.
     """
 
     def __init__(
-        self,
-        channels: int,
-        components: int,
-        candidates: int = 40,
-        inputs: str = "all",
-        dropout: float = 0.0,
+        self, channels: int, components: int, candidates: int = 40, inputs: str = "all"
     ) -> None:
         super().__init__()
         if inputs not in INPUTS:
             raise ValueError(f"inputs = '{inputs}' must be one of {', '.join(INPUTS)}")
         self.components, self.candidates, self.inputs = components, candidates, inputs
-        self.measurements = MeasurementEncoder(dropout)
-        self.dropped = nn.Dropout2d(dropout)
+        self.measurements = MeasurementEncoder()
         self.moves = nn.Linear(TOKEN_WIDTH, 2 * len(_STAGES))
         self.weights = nn.Linear(TOKEN_WIDTH, 4 * len(_STAGES))
         self.outside = nn.Sequential(nn.Linear(TOKEN_WIDTH, 32), nn.GELU(), nn.Linear(32, 1))
@@ -299,7 +291,7 @@ class PosteriorNetwork(nn.Module):
         for block in self.blocks:
             wide = block(wide)
         value = value + nn.functional.interpolate(wide, size=value.shape[-2:], mode="bilinear")
-        return turned(self.dropped(value), batch.symmetry, back=True)
+        return turned(value, batch.symmetry, back=True)
 
     def _of_blocks(self, features: Tensor) -> Tensor:
         """Corrections at all blocks, shape (report, `_CORRECTIONS`, block).

@@ -141,7 +141,7 @@ def build_posterior_model(
 
 def network_settings(city: City) -> dict[str, Any]:
     """What the network is made of, as its checkpoint keeps it."""
-    names = ("channels", "components", "candidates", "inputs", "dropout")
+    names = ("channels", "components", "candidates", "inputs")
     return {name: getattr(city.training, name) for name in names}
 
 
