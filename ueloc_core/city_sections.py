@@ -266,7 +266,7 @@ class EvaluationConfig(Section):
     """
 
     max_reports: Annotated[int, Field(ge=1)] = 800
-    max_tracks: Annotated[int, Field(ge=0)] = 120
+    max_tracks: Annotated[int, Field(ge=0)] = 60
     path_traced_reports: Annotated[int, Field(ge=16)] = 240
     locunet: bool = False
     locunet_reports: Annotated[int | None, Field(ge=1)] = None
