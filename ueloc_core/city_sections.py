@@ -281,7 +281,7 @@ class AblationsConfig(Section):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 2
-    reports_per_epoch: Annotated[int, Field(ge=16)] = 1600
+    reports_per_epoch: Annotated[int, Field(ge=16)] = 6000
     max_reports: Annotated[int, Field(ge=1)] = 300
     variants: tuple[AblationName, ...] = get_args(AblationName)
 
