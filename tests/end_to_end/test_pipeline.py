@@ -199,7 +199,8 @@ def test_the_world_differs_from_the_twin(finished: Finished):
 def test_the_evaluation_compares_all_methods(finished: Finished):
     folder = finished.store.require(ArtifactKey("synthetic", "evaluation")).path
     splits = json.loads((folder / "summary.json").read_text())["splits"]
-    assert set(splits) == {"test_area", "path_traced"}
+    assert set(splits) == {"test_area", "path_traced", "tracks"}
+    assert set(splits["tracks"]) == {"network", "network_track", "oracle", "oracle_track"}
     summary = splits["test_area"]
     assert set(summary) == {
         *("network", "network_refined", "oracle", "grid_bayes_twin", "knn", "trilateration"),
@@ -235,7 +236,7 @@ def test_a_city_is_located_by_a_network_that_never_saw_it(finished: Finished):
     assert learned[0].content == learned[1].content  # of the same reports, with the same seed
     evaluation = artifact("elsewhere_unseen", "evaluation")
     splits = json.loads((evaluation.path / "summary.json").read_text())["splits"]
-    assert set(splits) == {"test_city", "path_traced"}
+    assert set(splits) == {"test_city", "path_traced", "tracks"}
     known = json.loads((artifact("synthetic", "evaluation").path / "summary.json").read_text())
     assert set(splits["test_city"]) == set(known["splits"]["test_area"])
     fixes = pd.read_parquet(evaluation.path / "fixes.parquet").query("split == 'test_city'")
