@@ -10,13 +10,14 @@ import sys
 from functools import cache
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt(3)
-_KEPT_BYTES = 1 << 30
+_LARGEST_BYTES = 64 << 20  # of a block that is kept; the tables of a city are larger
+_KEPT_BYTES = 512 << 20
 _PAD_BYTES = 64 << 20
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GiB that it freed; whether that was possible (glibc alone)."""
+    """Let this process keep up to 512 MiB that it freed; whether that was possible (glibc alone)."""
     if sys.platform != "linux":
         return False
     try:
@@ -24,7 +25,7 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # another C library
         return False
     settings = {
-        _MMAP_THRESHOLD: _KEPT_BYTES,
+        _MMAP_THRESHOLD: _LARGEST_BYTES,
         _TRIM_THRESHOLD: _KEPT_BYTES,
         _TOP_PAD: _PAD_BYTES,
     }
