@@ -17,7 +17,7 @@ _PAD_BYTES = 64 << 20
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 512 MiB that it freed; whether that was possible (glibc alone)."""
+    """Let this process keep 512 MiB that it freed; whether that was possible (glibc alone)."""
     if sys.platform != "linux":
         return False
     try:
