@@ -21,7 +21,12 @@ SMALL: dict[str, Any] = {
         "guard_m": 8,
     },
     "training": {"epochs": 1, "reports_per_epoch": 64, "channels": 8},
-    "evaluation": {"max_reports": 20, "example_posteriors": 1, "path_traced_reports": 16},
+    "evaluation": {
+        "max_reports": 20,
+        "max_tracks": 3,
+        "example_posteriors": 1,
+        "path_traced_reports": 16,
+    },
 }
 
 
