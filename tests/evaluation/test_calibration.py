@@ -22,6 +22,7 @@ from ueloc_core.evaluation.calibration import (
 from ueloc_core.localization.calibrated import FEATURES, Calibration
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
+from ueloc_core.localization.tracking import TrackFilter
 from ueloc_core.localization.training import network_settings
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.city_reports import CityReports
@@ -166,6 +167,8 @@ def test_the_stage_writes_what_it_says(world, tmp_path):
     calibration = Calibration.load(tmp_path)
     assert metadata["reports"] == metadata["tracks"] == COUNT
     assert metadata["temperature"] == calibration.temperature
+    track = TrackFilter.load(tmp_path).parameters
+    assert metadata["track_redundancy_standing"] == track.standing
     assert metadata["nll_nats_after"] <= metadata["nll_nats_before"]
     assert list(calibration.adjusted) == sorted(calibration.adjusted)
     table = pd.read_parquet(tmp_path / "coverage.parquet")

@@ -63,8 +63,8 @@ def locators(tmp_path_factory):
     settings = network_settings(city)
     network = PosteriorNetwork(**settings).eval()
     torch.save({"network": network.state_dict(), "settings": settings}, folder / "checkpoint.pt")
-    Calibration().save(folder / "calibration.json")
-    TrackFilter().save(folder / "tracking.json")
+    Calibration().save(folder)
+    TrackFilter().save(folder)
     model = MeasurementModel(city.measurements, city.radio, MapError.none())
     folders = {"posterior_model": folder, "calibration": folder}
     return city, WindowReader(atlas, model), network, folders

@@ -148,13 +148,13 @@ def test_other_numbers_of_features_are_refused(count):
 
 @pytest.mark.parametrize("calibration", [Calibration(), CONSTANT, ADJUSTED])
 def test_a_calibration_survives_its_file(tmp_path, calibration):
-    calibration.save(tmp_path / "calibration.json")
+    calibration.save(tmp_path)
     assert Calibration.load(tmp_path) == calibration
     assert (tmp_path / "calibration.json").stat().st_size < 4000
 
 
 def test_the_file_is_plain_json(tmp_path):
-    ADJUSTED.save(tmp_path / "calibration.json")
+    ADJUSTED.save(tmp_path)
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored.keys() == {f.name for f in fields(Calibration)}
     assert stored["temperature"] == 1.3
@@ -188,7 +188,7 @@ def test_a_bad_file_is_named(tmp_path, content):
 )
 def test_every_field_of_the_file_is_checked(tmp_path, field, value):
     path = tmp_path / "calibration.json"
-    ADJUSTED.save(path)
+    ADJUSTED.save(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(StoreError, match=r"calibration\.json"):
         Calibration.load(tmp_path)

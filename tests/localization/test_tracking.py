@@ -204,7 +204,7 @@ def test_tracks_of_one_report_cannot_be_fitted():
 
 def test_what_is_saved_is_loaded(tmp_path):
     own = TrackFilter(TrackParameters(0.31, 0.62, 17.0, (0.5, 0.3, 0.2)))
-    own.save(tmp_path / "tracking.json")
+    own.save(tmp_path)
     assert TrackFilter.load(tmp_path) == own
 
 
@@ -213,7 +213,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 )
 def test_unusable_files_are_refused(tmp_path, change):
     path = tmp_path / "tracking.json"
-    TrackFilter().save(path)
+    TrackFilter().save(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(StoreError, match="Materialize calibration"):
         TrackFilter.load(tmp_path)

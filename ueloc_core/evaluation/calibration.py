@@ -50,7 +50,7 @@ CODE_VERSION = "6"
 
 Array = NDArray[np.float64]
 
-_MOST_FITTED, _MOST_CONFORMAL = 800, 8000  # reports; tiles differ by less than few of them tell
+_MOST_FITTED, _MOST_CONFORMAL = 800, 8000  # reports
 _MIN_REPORTS = 40
 _MIN_TRACKS = 3 * FOLDS
 _FITTING_SHARE = 1 / 3  # a few scales need fewer reports than quantiles do
@@ -147,7 +147,7 @@ def build_calibration(
     track = np.concatenate([reports.track.values for _, reports in conformal])
     calibration, nominal = conform(fitted, features, raw[1], track, rng, _LEVELS)
     one_level = levels_by_others(raw[0], folds_by_track(track, rng), _LEVELS)
-    calibration.save(out / "calibration.json")
+    calibration.save(out)
     levels = dict(zip(_STAGES, (raw[0], one_level, nominal), strict=True))
     table = coverage_table(city, conformal, levels)
     table.to_parquet(out / "coverage.parquet", index=False)
@@ -156,7 +156,7 @@ def build_calibration(
     rule.save(out)
     known = [(reader, one.reports) for reader, one in zip(readers, sets, strict=True)]
     tracker = fit_tracks(city, known, network, calibration)
-    tracker.save(out / "tracking.json")
+    tracker.save(out)
     correction = calibration.of(torch.from_numpy(features))
     return {
         "cities": names_of(sets),

@@ -244,7 +244,7 @@ def _example(
     site = atlas.sectors.iloc[int(report.sector[0, 0])]
     heard = int(report.heard.sum())
     return map_figures.PosteriorExample(
-        title=f"Report {case.report}: {heard} sectors heard, the network is "
+        title=f"Report {case.report}: {heard} sector{'s' * (heard != 1)} heard, the network is "
         f"{mine.error_m['network']:.0f} m off, the exact answer {mine.error_m['oracle']:.0f} m",
         window=case.frame,
         masses={"network": network, "oracle": oracle},

@@ -8,9 +8,8 @@ are together. For a Gaussian whose variance is b times too small it is exact, be
 is the exponential of half the squared distance. The curve of conformal levels is common to all.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ueloc_core.errors import ModelError, StoreError
+from ueloc_core.errors import ModelError
+from ueloc_core.json_files import load_fields, save_fields
 from ueloc_core.localization.block_grid import take
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.windows import WindowBatch
@@ -186,9 +186,9 @@ class Calibration:
         standard = (features.double() - centre) / spread
         return standard.nan_to_num(0.0).clamp(-_FARTHEST, _FARTHEST)
 
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1))
+    def save(self, folder: Path) -> None:
+        """Write ``calibration.json`` into a folder."""
+        save_fields(self, folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
@@ -199,21 +199,7 @@ class Calibration:
         StoreError
             If it is missing or has other fields.
         """
-        path = folder / _FILE
-        try:
-            stored = json.loads(path.read_text())
-            if stored.keys() != {f.name for f in fields(cls)}:
-                raise ValueError(f"its fields are {', '.join(stored)}")  # noqa: TRY301
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
-            }
-            return cls(**values)
-        except (OSError, ValueError, TypeError, AttributeError, ModelError) as error:
-            raise StoreError(
-                f"calibration cannot be read ({error})",
-                where=str(path),
-                remedy="Materialize calibration again.",
-            ) from error
+        return load_fields(cls, folder / _FILE, "corrections of posteriors", "calibration")
 
 
 def _factor(terms: Tensor, slopes: tuple[float, ...]) -> Tensor:

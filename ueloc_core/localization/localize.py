@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ueloc_core.city import City
 from ueloc_core.grid import Window
 from ueloc_core.localization.calibrated import Calibration, Correction, corrections
-from ueloc_core.localization.memory import keep_freed_memory
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.samples import Samples
@@ -96,14 +95,11 @@ class Locator:
     def load(cls, city: City, store: Store) -> "Locator":
         """The model and the maps of a city from a store.
 
-        The process then keeps memory that it frees (`keep_freed_memory`).
-
         Raises
         ------
         StoreError
             If a stage has not been materialized, or its files are damaged.
         """
-        keep_freed_memory()
 
         def tiles(stage: str) -> dict[str, ArtifactKey]:
             return {name: ArtifactKey(city.name, stage, name) for name in city.tile_names}

@@ -13,9 +13,8 @@ error on the calibration reports is taken, among those that
 If there is none, refinement never acts, and the rule says so.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from torch import Tensor
 
-from ueloc_core.errors import ReportError, StoreError
+from ueloc_core.errors import ReportError
+from ueloc_core.json_files import load_fields, save_fields
 
 Array = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ class RefinementRule:
 
     def save(self, folder: Path) -> None:
         """Write ``refinement.json`` into a folder."""
-        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))
+        save_fields(self, folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "RefinementRule":
@@ -86,15 +86,7 @@ class RefinementRule:
         StoreError
             If it is missing or has other fields.
         """
-        path = folder / _FILE
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"the rule of refinement cannot be read ({error})",
-                where=str(path),
-                remedy="Materialize calibration again.",
-            ) from error
+        return load_fields(cls, folder / _FILE, "rules of refinement", "calibration")
 
 
 @dataclass(frozen=True)
@@ -275,7 +267,7 @@ def fit_rule(trials: Sequence[RefinementTrial]) -> RefinementRule:
                 found = trial.fixes.under(rule).outcome(trial.truth_m)
                 if found.qualifies and (best is None or found.mean_after_m < best[0]):
                     note = _told(found)
-                    best = found.mean_after_m, RefinementRule(**{**asdict(rule), "note": note})
+                    best = found.mean_after_m, replace(rule, note=note)
     if best is None:
         return RefinementRule.never(
             f"none of {count} rules qualified on {len(trials[0].fixes)} calibration reports"

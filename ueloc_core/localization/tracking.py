@@ -12,18 +12,17 @@ A terminal stands, walks or drives all along. Between two reports it goes straig
 gap to the next it may turn.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ueloc_core.errors import ModelError, StoreError
+from ueloc_core.errors import ModelError
 from ueloc_core.grid import Window
+from ueloc_core.json_files import load_fields, save_fields
 from ueloc_core.localization.track_evidence import (
     Mass,
     Outdoor,
@@ -199,9 +198,9 @@ class TrackFilter:
         reached = {"initial_simplex": simplex, "maxfev": _EVALUATIONS, "fatol": 1e-3, "xatol": 0.05}
         return cls(parameters(minimize(loss, _START, method="Nelder-Mead", options=reached).x))
 
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self.parameters), indent=1))
+    def save(self, folder: Path) -> None:
+        """Write ``tracking.json`` into a folder."""
+        save_fields(self.parameters, folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "TrackFilter":
@@ -213,20 +212,7 @@ class TrackFilter:
             If it is missing or has other fields.
         """
         path = folder / _FILE
-        try:
-            stored = json.loads(path.read_text())
-            if stored.keys() != {f.name for f in fields(TrackParameters)}:
-                raise ValueError(f"its fields are {', '.join(stored)}")  # noqa: TRY301
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
-            }
-            return cls(TrackParameters(**values))
-        except (OSError, ValueError, TypeError, AttributeError, ModelError) as error:
-            raise StoreError(
-                f"parameters of tracks cannot be read ({error})",
-                where=str(path),
-                remedy="Materialize calibration again.",
-            ) from error
+        return cls(load_fields(TrackParameters, path, "parameters of tracks", "calibration"))
 
 
 def _posterior(own: TrackParameters, track: TrackEvidence) -> tuple[Array, float]:

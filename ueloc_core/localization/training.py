@@ -14,7 +14,6 @@ import torch
 from ueloc_core.city import City
 from ueloc_core.errors import ModelError
 from ueloc_core.localization.losses import coarse_loss
-from ueloc_core.localization.memory import keep_freed_memory
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.posterior import Posterior
 from ueloc_core.localization.samples import Samples, available_cores, in_order, read_samples
@@ -84,7 +83,6 @@ def build_posterior_model(
     from ueloc_core.localization.curves_figure import draw_curves  # noqa: PLC0415
 
     config = city.training
-    keep_freed_memory()
     torch.manual_seed(city.seed)
     map_error = load_map_error(map_error_folder)
     data = []
