@@ -242,7 +242,8 @@ def _example(
     network, mass90, oracle = found
     mine = fixes[fixes.report == case.report].set_index("method")
     site = atlas.sectors.iloc[int(report.sector[0, 0])]
-    heard = int(report.heard.sum())
+    count = int(report.heard.sum())
+    heard = f"{count} sector heard" if count == 1 else f"{count} sectors heard"
     return map_figures.PosteriorExample(
         title=f"Report {case.report}: {heard} sector{'s' * (heard != 1)} heard, the network is "
         f"{mine.error_m['network']:.0f} m off, the exact answer {mine.error_m['oracle']:.0f} m",
