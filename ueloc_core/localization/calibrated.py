@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from ueloc_core.errors import ModelError
 from ueloc_core.json_files import load_fields, save_fields
@@ -267,8 +266,11 @@ def entropy_nats(raw: Posterior) -> Tensor:
     window), and within the parts: exact where components do not overlap.
     """
     log_mass = torch.cat([raw.log_mass.flatten(1), raw.log_outside[:, None]], dim=1).double()
-    block = raw.outdoor.shape[-1] // raw.log_mass.shape[-1]
-    cells = block**2 * avg_pool2d(raw.outdoor[:, None].float(), block).flatten(1)
+    side = raw.log_mass.shape[-1]
+    block = raw.outdoor.shape[-1] // side
+    # counts in bytes, rows first: a few times as fast as a pooling
+    cells = raw.outdoor.reshape(-1, side, block, side * block).sum(dim=2, dtype=torch.uint8)
+    cells = cells.reshape(-1, side**2, block).sum(dim=2)
     within = (cells.clamp_min(1) * raw.cell_m**2).double().log()
     covariance = raw.covariance_m2.double()
     of_component = 0.5 * torch.linalg.det(covariance).log() + 1.0 + math.log(2 * math.pi)

@@ -161,8 +161,8 @@ class ClassTables:
             torch.zeros(1, device=mean.device),
         )[..., 0]
         # that a heard sector is silent is in the sum over all of them
-        own = ceilings_dbm[pairs.report][:, None, None]
-        found = found - log_silence(maps.levels, own, mean, spread, share)
+        silent = log_silence(maps.levels, ceilings_dbm[:, None, None], mean, spread, share)
+        found = found - take(silent, pairs.report)
         count = len(shifts.common) // 2
         step = torch.arange(-count, count + 1, device=mean.device)
         pad = round(count * shifts.step_db / NODE_DB)
@@ -195,7 +195,8 @@ class ClassTables:
         total = torch.nn.functional.embedding_bag(bags, self._rows, mode="sum")
         total = total.reshape(*ground.shape, -1, self._rows.shape[1])
         silence = self.maps.silence.at(self._ceilings_dbm, ground)
-        total = total + (silence.transpose(1, 2) + self.shifts.common)[:, :, None]
+        silence += self.shifts.common[:, None]
+        total += silence.transpose(1, 2)[:, :, None]
         found: Tensor = total.logsumexp(dim=-1)
         return found.reshape(count, *classes.shape[1:])
 
@@ -324,7 +325,7 @@ def _log_prob(
 def _weighted_normal(off: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
     """``weight / sigma exp(-off^2 / (2 variance))``; most of an evidence's time passes here."""
     scale = weight.clamp_min(_LEAST).log() - 0.5 * variance.log()
-    return torch.addcmul(scale[..., None], off.square(), (-0.5 / variance)[..., None]).exp()
+    return torch.addcmul(scale[..., None], off.square(), (-0.5 / variance)[..., None]).exp_()
 
 
 def _smoothed(of_site: Tensor, weights: Tensor) -> Tensor:

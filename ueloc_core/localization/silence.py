@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,13 +70,14 @@ class SilenceTable:
         below = place.floor().long()
         part = place - below
         flat = self.table.flatten()
-        total: Any = 0.0
+        ground = ground[:, None].int()
+        total = torch.zeros(*weak.shape, ground.shape[2], device=weak.device)
         for of_gap, g in ((1 - inside, lower), (inside, lower + 1)):
             for share, c in ((1 - part, below), (part, below + 1)):
-                first = (g * _CEILINGS + c) * self.table.shape[2]
-                found = take(flat, first[..., None] + ground[:, None])
-                total = total + (of_gap * share)[..., None] * found
-        return total  # type: ignore[no-any-return]
+                first = ((g * _CEILINGS + c) * self.table.shape[2]).int()
+                found = take(flat, first[..., None] + ground)
+                total.addcmul_((of_gap * share)[..., None], found)
+        return total
 
 
 def log_silence(
