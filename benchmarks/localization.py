@@ -6,13 +6,15 @@ the city, of the cities that extend it, and of the unseen cities that are traine
 object: ``{"splits": {split: {method: {"n", "median_m", ..., "area90_m2"}}}}`` with the splits
 ``test_area`` and ``path_traced`` of the city itself, ``mismatch_<level>``, and ``test_city``, all
 unseen cities together, beside ``test_city/<city>`` for each. Cities that were not evaluated are
-left out, and named on the standard error.
+left out, and named on the standard error. ``--draw FOLDER`` draws the errors and the coverage of
+all splits, one above the other (``error_by_test.png``, ``coverage_by_test.png``).
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,10 +22,15 @@ from assets.resources import ArtifactStore
 from benchmarks.workplace import workplace
 from ueloc_core.city import City, load_cities, load_city
 from ueloc_core.errors import StoreError, UelocError
+from ueloc_core.evaluation.calibration_figures import reliability_by_stratum
 from ueloc_core.evaluation.evaluate import SUMMARY_METRICS, split_name
+from ueloc_core.evaluation.figures import error_by_stratum, png
 from ueloc_core.evaluation.metrics import summarise, summary_dict
 from ueloc_core.evaluation.report import summary_text
+from ueloc_core.evaluation.strata import TEST_SPLITS, Stratum
 from ueloc_core.provenance import ArtifactKey, Store
+
+_DRAWN = ("network", "network_track", "oracle", "oracle_track", "grid_bayes_twin", "knn")
 
 
 def main() -> None:
@@ -31,15 +38,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.localization", description=__doc__)
     parser.add_argument("--city", default="helsinki", help="name of a city file")
     parser.add_argument("--retrain", action="store_true", help="run the whole pipeline first")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw figures into a folder")
     options = parser.parse_args()
     try:
         city = load_city(options.city)
         if options.retrain:
             with workplace(options.city, quick=False) as place:
                 place.regenerate()
-                _print(city, [city], place.store)
+                splits = _print(city, [city], place.store)
         else:
-            _print(city, related(city, load_cities().values()), ArtifactStore().open())
+            splits = _print(city, related(city, load_cities().values()), ArtifactStore().open())
+        if options.draw is not None:
+            draw(splits, options.draw)
     except UelocError as error:
         sys.exit(f"error: {error}")
 
@@ -101,11 +111,27 @@ def fixes_by_split(
 
 def _title(city: City) -> str:
     """A city's split; where both city and map are new to the network it says so."""
-    level = city.world.level
-    return f"test_city_{level}" if city.unseen and level != "none" else split_name(city)
+    mismatch = city.world.mismatch
+    return f"test_city_{mismatch}" if city.unseen and mismatch != "none" else split_name(city)
 
 
-def _print(city: City, cities: Sequence[City], store: Store) -> None:
+def draw(splits: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Draw errors and coverage of the splits into a folder, which is made where it is missing."""
+    fixes = pd.concat([part.assign(split=name) for name, part in splits.items()])
+    known = [name for name in TEST_SPLITS if name in splits]
+    order = [*known, *(name for name in splits if name not in known)]
+    stratum = Stratum("split", "Test", "split", tuple(order))
+    shown = fixes[fixes["method"].isin(_DRAWN)]
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "error_by_test": error_by_stratum(shown, [stratum]),
+        "coverage_by_test": reliability_by_stratum(shown, [stratum]),
+    }
+    for name, figure in figures.items():
+        (folder / f"{name}.png").write_bytes(png(figure))
+
+
+def _print(city: City, cities: Sequence[City], store: Store) -> dict[str, pd.DataFrame]:
     splits, missing = fixes_by_split(city, cities, store)
     for name in missing:
         print(f"not evaluated: {name} (make demo CITY={name})", file=sys.stderr)
@@ -119,6 +145,7 @@ def _print(city: City, cities: Sequence[City], store: Store) -> None:
         print(f"{split}\n{summary_text(summarise(fixes))}\n")
     tables = {split: summary_dict(fixes, SUMMARY_METRICS) for split, fixes in splits.items()}
     print(json.dumps({"splits": tables}))
+    return splits
 
 
 if __name__ == "__main__":

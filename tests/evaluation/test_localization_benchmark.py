@@ -124,9 +124,9 @@ def test_a_city_that_differs_in_both_is_no_fold(cities, store):
     assert splits["test_city_osm"].error_m.min() == 20.0
 
 
-def run(monkeypatch, store, city="north"):
+def run(monkeypatch, store, city="north", *options):
     monkeypatch.setenv("UELOC_STORE", store.url)
-    monkeypatch.setattr("sys.argv", ["localization", "--city", city])
+    monkeypatch.setattr("sys.argv", ["localization", "--city", city, *options])
     localization.main()
 
 
@@ -150,6 +150,12 @@ def test_a_city_without_its_own_evaluation_is_left_out(cities, store, monkeypatc
     splits = json.loads(out.splitlines()[-1])["splits"]
     assert set(splits) == {"test_city", "test_city/south_unseen", "test_city/north_unseen"}
     assert "not evaluated: south (" in err
+
+
+def test_all_splits_are_drawn(cities, store, monkeypatch, tmp_path):
+    run(monkeypatch, store, "north", "--draw", str(tmp_path / "new" / "figures"))
+    drawn = {path.name for path in (tmp_path / "new" / "figures").iterdir()}
+    assert drawn == {"error_by_test.png", "coverage_by_test.png"}
 
 
 def test_without_any_evaluation_it_says_what_to_do(cities, tmp_path, monkeypatch):

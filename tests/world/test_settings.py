@@ -7,6 +7,8 @@ import yaml
 
 from ueloc_core.city import load_city
 from ueloc_core.errors import CityError
+from ueloc_core.evaluation.evaluate import split_name
+from ueloc_core.evaluation.strata import TEST_SPLITS
 from ueloc_core.world.settings import LEVELS, AntennaAmounts, BuildingAmounts, WorldConfig
 
 CITY = {
@@ -79,3 +81,15 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path, world, told):
     assert str(tmp_path / "somewhere.yaml") in message
     for text in told:
         assert text in message
+
+
+def test_amounts_that_are_no_levels_have_a_name_of_their_own(tmp_path):
+    assert [_load(tmp_path, {"level": name}).world.mismatch for name in LEVELS] == [*LEVELS]
+    assert _load(tmp_path, {"power_db": 0}).world.mismatch == "none"
+    assert _load(tmp_path, {"power_db": 3}).world.mismatch == "custom"
+    assert _load(tmp_path, {"level": "osm", "power_db": 0}).world.mismatch == "custom"
+
+
+@pytest.mark.parametrize("world", [*({"level": name} for name in LEVELS), {"power_db": 3}])
+def test_fixes_may_come_from_every_world(tmp_path, world):
+    assert split_name(_load(tmp_path, world)) in TEST_SPLITS

@@ -139,7 +139,8 @@ def split_name(city: City) -> str:
     """
     if city.unseen:
         return "test_city"
-    return "test_area" if city.world.level == "none" else f"mismatch_{city.world.level}"
+    mismatch = city.world.mismatch
+    return "test_area" if mismatch == "none" else f"mismatch_{mismatch}"
 
 
 def tested(city: City, reports: xr.Dataset) -> NDArray[np.bool_]:

@@ -20,9 +20,14 @@ from ueloc_core.evaluation.metrics import (
     stratify,
 )
 from ueloc_core.measurement.scenarios import SCENARIOS
+from ueloc_core.world.settings import CUSTOM, LEVELS
 
 MOBILITIES = ("static", "pedestrian", "vehicle")
-TEST_SPLITS = ("test_area", "test_city", "mismatch_osm", "path_traced", "tracks")
+TEST_SPLITS = (
+    "test_area",
+    *(f"mismatch_{name}" for name in (*LEVELS, CUSTOM) if name != "none"),
+    *("test_city", "path_traced", "tracks"),
+)
 """Tests, by what is new in them: the area, the city, the map, or the simulator of the reports;
 and last reports of tracks, located with and without those before them."""
 

@@ -31,7 +31,7 @@ from ueloc_core.measurement.track_maps import TrackMaps
 
 _STOPPED_SHARE = 0.15  # of vehicles
 BEND_M = 50.0
-"""Mean way to a turn, a stop or a start [m]; simulated vehicles go 67 m in Helsinki, walkers 29 m."""
+"""Mean way to a turn, stop or start [m]; simulated vehicles go 67 m in Helsinki, walkers 29 m."""
 
 _BENDS_AT = (0.25, 0.75)  # of the time between the first and the last report
 _BENDS = (0.3, 0.3, 0.2, 0.2)  # to the left, to the right, to a stop, from one

@@ -84,6 +84,9 @@ several metres (docs/scenes.md); power lies within the 2 dB of TS 38.104, 6.2. `
 map and an operator's old records. Shifts, shares, and errors of antennas are assumptions.
 """
 
+CUSTOM = "custom"
+"""Name of amounts that are no level's."""
+
 _Metres = Annotated[float, Field(ge=0, le=20)]
 _Degrees = Annotated[float, Field(ge=0, le=60)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,6 +123,12 @@ class WorldConfig(Section):
         """Amounts for sites and sectors."""
         level = LEVELS[self.level][1]
         return AntennaAmounts(**_replaced(level, self))
+
+    @property
+    def mismatch(self) -> str:
+        """The level whose amounts these are, ``custom`` where they are those of none."""
+        amounts = (self.buildings, self.antennas)
+        return next((name for name, own in LEVELS.items() if own == amounts), CUSTOM)
 
 
 def _replaced(level: BuildingAmounts | AntennaAmounts, config: WorldConfig) -> dict[str, Any]:
