@@ -5,7 +5,7 @@ scene traces nothing again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,8 +216,12 @@ class TrainingInputs:
         return read | {n: content_of(a, *_FILES_READ[n]) for n, a in self.results.items()}
 
     def load(self) -> "list[CityReports]":
-        """The twin's atlas and the reports of each training city."""
-        return [of.reports_with_maps() for of in self.cities]
+        """The twin's atlas and the reports of each training city, off the tested ground."""
+        from ueloc_core.measurement.splits import off_tested_ground
+
+        sets = [of.reports_with_maps() for of in self.cities]
+        kept = off_tested_ground(self.city, [(one.city, one.reports) for one in sets])
+        return [replace(one, reports=own) for one, own in zip(sets, kept, strict=True)]
 
     def folders(self, *stages: str) -> list[Path]:
         """Folders of earlier results, in the order asked for."""

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from made_up_world import made_up_city
 from pyproj import Transformer
 
-from ueloc_core.measurement.splits import UNUSED, apply_guard, training_violations
+from ueloc_core.measurement.splits import (
+    UNUSED,
+    apply_guard,
+    off_tested_ground,
+    training_violations,
+)
 
 TRAIN, VALIDATION, CALIBRATION, TEST = range(4)
 GUARD_M = 16.0
@@ -78,6 +83,32 @@ def test_beside_a_test_label_and_its_guard_band(distance_m, count):
     own = reports_at(x_m, y_m, TEST)
     found = seen(reports_at(x_m, y_m + distance_m, TRAIN), own)
     assert sum(found.values()) == count
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_tracks_that_come_onto_tested_ground_are_set_aside(seed):
+    """What is left breaks nothing, and no track that keeps off it loses a report."""
+    rng = np.random.default_rng(seed)
+    own = own_reports(seed)
+    x0, y0, x1, y1 = SEEN.window_cells.bounds_m
+    foreign = reports_at(rng.uniform(x0, x1, 60), rng.uniform(y0, y1, 60), rng.integers(-1, 4, 60))
+    foreign["track"].values[:] = np.arange(60) // 3
+    alone = foreign.assign(track=("report", np.arange(60)))
+    left, found = off_tested_ground(SEEN, [(SEEN, own), (OTHER, foreign)])
+    assert left is own
+    assert training_violations(SEEN, [(SEEN, own), (OTHER, found)]) == {}
+    standing = off_tested_ground(SEEN, [(OTHER, alone), (SEEN, own)])[0].split != alone.split
+    gone = np.isin(foreign.track, foreign.track[standing])
+    np.testing.assert_array_equal(found.split, np.where(gone, UNUSED, foreign.split))
+    assert found.split.dtype == foreign.split.dtype
+
+
+def test_nothing_of_an_unseen_city_is_set_aside():
+    """It would hide that another city shares its ground, which `training_violations` tells."""
+    here = reports_at(*ON_TEST, TRAIN)
+    (left,) = off_tested_ground(UNSEEN, [(OTHER, here)])
+    assert left is here
 
 
 def test_its_own_splits_are_looked_at_too():

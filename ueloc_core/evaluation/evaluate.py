@@ -246,7 +246,7 @@ def _example(
     count = int(report.heard.sum())
     heard = f"{count} sector heard" if count == 1 else f"{count} sectors heard"
     return map_figures.PosteriorExample(
-        title=f"Report {case.report}: {heard} sector{'s' * (heard != 1)} heard, the network is "
+        title=f"Report {case.report}: {heard}, the network is "
         f"{mine.error_m['network']:.0f} m off, the exact answer {mine.error_m['oracle']:.0f} m",
         window=case.frame,
         masses={"network": network, "oracle": oracle},

@@ -10,7 +10,7 @@ The set is stored split by split, the tracks of each in random order, so that an
 is a random sample of it (`ueloc_core.measurement.random_reads`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +166,42 @@ def training_violations(city: City, sets: Iterable[tuple[City, xr.Dataset]]) -> 
         The cities that train it, with their measurement sets (`SEPARATED_BY`).
     """
     sets = list(sets)
+    found = {}
+    for own in (reports for other, reports in sets if other.name == city.name):
+        found = split_violations(own, city)
+    for other, standing in _on_tested_ground(city, sets):
+        found[f"reports_of_{other.name}_on_tested_ground"] = int(standing.sum())
+    return {name: count for name, count in found.items() if count}
+
+
+def off_tested_ground(city: City, sets: Iterable[tuple[City, xr.Dataset]]) -> list[xr.Dataset]:
+    """Measurement sets of the cities that train a city, without what stands where it is tested.
+
+    A city that trains itself may be trained on the same ground with other sites or in another
+    world. Tracks of such a city that come onto tested ground, or within its guard band, are not
+    used (split -1). The sets of an unseen city are left as they are: nobody may share its ground.
+
+    Parameters are those of `training_violations`; the order of the sets is kept.
+    """
+    sets = list(sets)
+    kept = {other.name: reports for other, reports in sets}
+    for other, standing in () if city.unseen else _on_tested_ground(city, sets):
+        reports = kept[other.name]
+        track = reports.track.values
+        split = np.where(np.isin(track, track[standing]), UNUSED, reports.split.values)
+        kept[other.name] = reports.assign(split=("report", split.astype(np.int8)))
+    return list(kept.values())
+
+
+def _on_tested_ground(
+    city: City, sets: Sequence[tuple[City, xr.Dataset]]
+) -> Iterator[tuple[City, NDArray[np.bool_]]]:
+    """Of each other city, which reports are used and stand where this one is tested."""
     ground = city.window_cells.buffered(city.splits.guard_m)
     tested = np.zeros(ground.shape, dtype=bool)
-    found = {}
     if city.unseen:
         tested[city.window_cells.slices_in(ground)] = True
     for own in (reports for other, reports in sets if other.name == city.name):
-        found = split_violations(own, city)
         tested = _test_ground(city, ground)
         x_m, y_m = own.x_m.values, own.y_m.values
         test = (own.split.values == SPLITS.index("test")) & _on_ground(ground, x_m, y_m)
@@ -180,23 +209,22 @@ def training_violations(city: City, sets: Iterable[tuple[City, xr.Dataset]]) -> 
     tested = _within(tested, city.splits.guard_m, ground.cell_m)
     for other, reports in sets:
         if other.name != city.name or city.unseen:
-            count = _standing_on(tested, ground, city, other, reports)
-            found[f"reports_of_{other.name}_on_tested_ground"] = count
-    return {name: count for name, count in found.items() if count}
+            yield other, _standing_on(tested, ground, city, other, reports)
 
 
 def _standing_on(
     tested: NDArray[np.bool_], ground: Window, city: City, other: City, reports: xr.Dataset
-) -> int:
+) -> NDArray[np.bool_]:
     """Reports of another city that are used and stand on tested cells of this one's ground."""
     split = reports.split.values
-    used = (split != UNUSED) & (split != SPLITS.index("test"))
-    x_m, y_m = reports.x_m.values[used], reports.y_m.values[used]
+    x_m, y_m = reports.x_m.values, reports.y_m.values
     if other.crs_code != city.crs_code:
         project = Transformer.from_crs(other.crs_code, city.crs_code, always_xy=True)
         x_m, y_m = project.transform(x_m, y_m)
-    here = _on_ground(ground, x_m, y_m)
-    return int(tested[ground.indices(x_m[here], y_m[here])].sum())
+    used = (split != UNUSED) & (split != SPLITS.index("test"))
+    found = used & _on_ground(ground, x_m, y_m)
+    found[found] = tested[ground.indices(x_m[found], y_m[found])]
+    return np.asarray(found)
 
 
 def _gather(city: City, folders: Mapping[str, Path]) -> xr.Dataset:
