@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ueloc_core.city import City
@@ -29,7 +30,7 @@ from ueloc_core.measurement.quality import QualityLikelihood
 from ueloc_core.measurement.reports import MISSING
 from ueloc_core.measurement.settings import MeasurementConfig
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 FITTED, PLAIN = "map_error", "plain_error"
 """Names of the files: the whole error, and Gaussian noise of one tuned width."""
@@ -71,7 +72,7 @@ _SEARCHED: tuple[dict[str, tuple[float, ...]], ...] = (
 _EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _EXPONENT_REPORTS = 120
 _SERVING_REPORTS = 200
-_PLAIN_REPORTS = 60
+_PLAIN_REPORTS, _ROUGHLY = 60, 12  # the second choose the three widths that all are asked of
 _PLAIN_SIGMAS_DB = (3.0, 4.5, 6.0, 8.0, 11.0, 15.0, 20.0, 27.0)
 _FIT_STEP_DB = 2.0  # of the shifts: what a fit needs
 _POSITIVE = ("core_db", "core_per_se", "tail_db", "unhit_db", "common_db", "site_db")
@@ -327,8 +328,19 @@ def fit_plain(sets: Sequence[Located], fitted: MapError) -> tuple[MapError, floa
         for name in ("unhit_dbm", "unhit_db", "delay_core_ns", "azimuth_core_deg", "beam_db")
     }
     trials = [MapError(core_db=sigma, **kept) for sigma in _PLAIN_SIGMAS_DB]
+    rough = int(_position_nll(sets, trials, _ROUGHLY).argmin())
+    near = trials[max(rough - 1, 0) : rough + 2]
+    nll = _position_nll(sets, near, _PLAIN_REPORTS)
+    best = int(nll.argmin())
+    return near[best], float(nll[best])
+
+
+def _position_nll(
+    sets: Sequence[Located], trials: Sequence[MapError], most: int
+) -> NDArray[np.float64]:
+    """Mean NLL of true positions under plain noises [nats], over the first `most` reports."""
     total, used = np.zeros(len(trials)), 0
-    shares = _shares([len(one) for one, _ in sets], _PLAIN_REPORTS)
+    shares = _shares([len(one) for one, _ in sets], most)
     for (one, places), share in zip(sets, shares, strict=True):
         settings = plain_settings(one.city.measurements)
         models = [MeasurementModel(settings, one.city.radio, error) for error in trials]
@@ -340,8 +352,7 @@ def fit_plain(sets: Sequence[Located], fitted: MapError) -> tuple[MapError, floa
                 log_mass = torch.log_softmax(levels + others, dim=0)
                 total[k] -= float(log_mass[place]) - 2 * np.log(around.window.cell_m)
             used += 1
-    best = int(total.argmin())
-    return trials[best], float(total[best]) / max(used, 1)
+    return total / max(used, 1)
 
 
 def plain_settings(settings: MeasurementConfig) -> MeasurementConfig:
