@@ -132,14 +132,30 @@ class LevelTables:
         return torch.lerp(lower, upper, share)
 
     def nearest(self, mean_dbm: Tensor, spread_db: Tensor, hit: Tensor, offsets: Tensor) -> Tensor:
-        """The same from the nearest entry, at shifts in nodes, shape (sector, place, shift)."""
+        """The sum over all sectors from the nearest entries, at shifts in nodes, (place, shift).
+
+        A sector that looks the same at all places, as one out of reach does, is looked up once.
+        """
         _, _, classes, nodes = self.table.shape
-        node = ((mean_dbm - _FIRST_DBM) / self._node_db).round_()
-        node = node.clamp_(-float(offsets[0]), nodes - 1 - float(offsets[-1]))
-        width = ((spread_db.log() - self._log_low) / self._log_ratio).round_()
-        block = self._of_sector[:, None] * 2 + (~hit).long()
-        index = (block * classes + width.clamp_(0, classes - 1).long()) * nodes + node.long()
-        return self.table.flatten()[index[..., None] + offsets]
+        table, offsets = self.table.flatten(), offsets.int()
+        total = table.new_zeros(mean_dbm.shape[1], len(offsets))
+        even = [all(same) for same in zip(*map(_is_even, (mean_dbm, spread_db, hit)), strict=True)]
+        for sector, of_sector in enumerate(self._of_sector.tolist()):
+            places = slice(1) if even[sector] else slice(None)
+            node = ((mean_dbm[sector, places] - _FIRST_DBM) / self._node_db).round_()
+            node = node.clamp_(-float(offsets[0]), nodes - 1 - float(offsets[-1]))
+            width = (spread_db[sector, places].log() - self._log_low) / self._log_ratio
+            width = width.round_().clamp_(0, classes - 1)
+            block = of_sector * 2 + (~hit[sector, places]).int()
+            index = (block * classes + width.int()) * nodes + node.int()
+            found = table.index_select(0, (index[:, None] + offsets).flatten())
+            total += found.reshape(-1, len(offsets))
+        return total
+
+
+def _is_even(values: Tensor) -> list[bool]:
+    """Whether each sector's values (sector, place) are the same at all places."""
+    return (values == values[:, :1]).all(dim=1).tolist()
 
 
 def log_prob_over(
@@ -262,17 +278,19 @@ class TrackLevels:
         shift = torch.tensor(_COARSE_SIGMAS) * math.sqrt(common)
         offsets = (shift / node_db).round().long()
         prior = torch.log_softmax(-0.5 * torch.tensor(_COARSE_SIGMAS) ** 2, dim=0)
+        if not offsets.any():  # nothing is shared
+            offsets, prior = offsets[:1], torch.zeros(1)
         total = prior.expand(maps.rsrp_dbm.shape[2], -1)
         for k, group in enumerate(groups):
             row = maps.row(k)
             mean, spread, hit = (v[0] for v in like.mean_and_spread(row))
             if len(group) > 1:
-                value = self._same_place(group, row, offsets, own + apart)
+                value = self._same_place(group, row, offsets, own + apart).sum(dim=0)
             else:
                 if group not in self._wide:
                     self._wide[group] = self._of_one(group, sectors).smeared(own + apart)
                 value = self._wide[group].nearest(mean, spread, hit, offsets)
-            total = total + value.sum(dim=0)
+            total = total + value
         return total.logsumexp(dim=-1)
 
     def _of_one(self, group: tuple[int, ...], sectors: int) -> LevelTables:
