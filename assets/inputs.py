@@ -213,6 +213,8 @@ class TrainingInputs:
         read: dict[str, str] = {}
         for of in self.cities:
             read |= of.named_digests if named else of.digests
+        if named and not self.city.unseen:  # `load` sets aside what stands there
+            read["tested_ground"] = digest(self.city.params("bbox", "grid", "tiles", "splits"))
         return read | {n: content_of(a, *_FILES_READ[n]) for n, a in self.results.items()}
 
     def load(self) -> "list[CityReports]":

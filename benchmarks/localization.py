@@ -49,7 +49,7 @@ def main() -> None:
         else:
             splits = _print(city, related(city, load_cities().values()), ArtifactStore().open())
         if options.draw is not None:
-            draw(splits, options.draw)
+            _draw_into(splits, options.draw)
     except UelocError as error:
         sys.exit(f"error: {error}")
 
@@ -113,6 +113,17 @@ def _title(city: City) -> str:
     """A city's split; where both city and map are new to the network it says so."""
     mismatch = city.world.mismatch
     return f"test_city_{mismatch}" if city.unseen and mismatch != "none" else split_name(city)
+
+
+def _draw_into(splits: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    try:
+        draw(splits, folder)
+    except OSError as error:
+        raise UelocError(
+            f"figures cannot be written ({error.strerror})",
+            where=str(folder),
+            remedy="Give --draw a folder that can be made or written to.",
+        ) from error
 
 
 def draw(splits: Mapping[str, pd.DataFrame], folder: Path) -> None:

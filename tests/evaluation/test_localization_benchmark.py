@@ -158,6 +158,12 @@ def test_all_splits_are_drawn(cities, store, monkeypatch, tmp_path):
     assert drawn == {"error_by_test.png", "coverage_by_test.png"}
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_in_words(cities, store, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"file: figures cannot be written \(File exists\)"):
+        run(monkeypatch, store, "north", "--draw", str(tmp_path / "file"))
+
+
 def test_without_any_evaluation_it_says_what_to_do(cities, tmp_path, monkeypatch):
     empty = Store(str(tmp_path / "empty"))
     with pytest.raises(SystemExit, match=r"Run make demo CITY=west"):

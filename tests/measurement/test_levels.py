@@ -19,7 +19,7 @@ from made_up_world import default_atlas, draw_reports, population
 from scipy import stats
 
 from ueloc_core.measurement.batch import ReportBatch
-from ueloc_core.measurement.level_tables import TrackLevels, log_prob_over
+from ueloc_core.measurement.level_tables import LevelTables, TrackLevels, log_prob_over
 from ueloc_core.measurement.levels import LevelLikelihood, MapError
 from ueloc_core.measurement.reports import MISSING, SS_RSRP
 from ueloc_core.measurement.schemas import SLOTS
@@ -378,3 +378,26 @@ def test_gradients_are_the_slopes(world, error, how, within):
         finite = float(value(rsrp_dbm + moved) - value(rsrp_dbm - moved)) / (2 * step)
         assert float(slope[0, sector, 0]) == pytest.approx(finite, abs=within)
     assert float(slope.abs().max()) > 0.1
+
+
+def test_the_nearest_entries_of_all_sectors_are_summed():
+    """As they are looked up one by one; a sector that nothing tells apart counts too."""
+    likelihood, one = model(FITTED).levels, report([0, 1], [69, 60])
+    tables = LevelTables(likelihood, one, 3)
+    mean = torch.tensor([[-88.0, -95.5, -120.2], [-97.0, -90.1, -101.0], [-94.0] * 3])
+    spread = torch.tensor([[2.0, 3.0, 6.0], [4.0, 2.5, 2.0], [5.0] * 3])
+    hit = torch.tensor([[True] * 3, [True, False, True], [True] * 3])
+    offsets = torch.tensor([-10, 0, 5])
+    found = tables.nearest(mean, spread, hit, offsets)
+    shifted = mean[..., None] + likelihood.step_db / 5 * offsets
+    exact = [
+        likelihood.reported(code, shifted[k], spread[k, :, None], hit[k, :, None])
+        for k, code in enumerate(one.rsrp[one.heard])
+    ]
+    exact.append(
+        likelihood.unreported(
+            likelihood.ceilings(one), shifted[2], spread[2, :, None], hit[2, :, None]
+        )
+    )
+    assert float(exact[2].max()) < -1.0  # it would be missed
+    np.testing.assert_allclose(found, torch.stack(exact).sum(dim=0), rtol=0.1, atol=0.1)

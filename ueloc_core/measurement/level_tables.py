@@ -135,6 +135,13 @@ class LevelTables:
         """The sum over all sectors from the nearest entries, at shifts in nodes, (place, shift).
 
         A sector that looks the same at all places, as one out of reach does, is looked up once.
+
+        Parameters
+        ----------
+        mean_dbm, spread_db, hit
+            Shape (sector, place), as of `LevelLikelihood.mean_and_spread`.
+        offsets
+            Shifts in nodes of the table, rising, shape (shift,).
         """
         _, _, classes, nodes = self.table.shape
         table, offsets = self.table.flatten(), offsets.int()

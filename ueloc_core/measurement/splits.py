@@ -181,7 +181,12 @@ def off_tested_ground(city: City, sets: Iterable[tuple[City, xr.Dataset]]) -> li
     world. Tracks of such a city that come onto tested ground, or within its guard band, are not
     used (split -1). The sets of an unseen city are left as they are: nobody may share its ground.
 
-    Parameters are those of `training_violations`; the order of the sets is kept.
+    Parameters are those of `training_violations`.
+
+    Returns
+    -------
+    list
+        The sets in their order.
     """
     sets = list(sets)
     kept = {other.name: reports for other, reports in sets}
