@@ -135,6 +135,16 @@ def test_more_harm_than_five_percent_is_not_bought_by_a_better_mean():
     assert not rule.acts
 
 
+def test_a_rule_has_to_hold_where_it_was_not_chosen():
+    """What helps every other report and hurts the rest is no rule."""
+    count = 400
+    even = np.arange(count) % 2 == 0
+    columns = np.full(count, 5.0), np.linspace(20, 60, count)
+    rule = fit_rule([trial(np.full(count, 40.0), np.where(even, 10.0, 44.0), *columns)])
+    assert not rule.acts
+    assert fit_rule([trial(np.full(count, 40.0), np.full(count, 10.0), *columns)]).acts
+
+
 def test_unknown_positions_and_no_reports_are_named():
     columns = [np.ones(3)] * 4
     unknown = trial(*columns)

@@ -46,7 +46,7 @@ from ueloc_core.measurement.city_reports import (
 from ueloc_core.measurement.map_error import load_map_error
 from ueloc_core.measurement.model import MeasurementModel
 
-CODE_VERSION = "6"
+CODE_VERSION = "7"
 
 Array = NDArray[np.float64]
 
