@@ -47,7 +47,11 @@ from ueloc_core.localization.baselines import GridBayes
 from ueloc_core.localization.calibrated import Calibration
 from ueloc_core.localization.network import PosteriorNetwork
 from ueloc_core.localization.refinement import Refiner
-from ueloc_core.localization.refinement_rule import RefinementOutcome, RefinementRule
+from ueloc_core.localization.refinement_rule import (
+    RULE_VERSION,
+    RefinementOutcome,
+    RefinementRule,
+)
 from ueloc_core.localization.windows import WindowReader
 from ueloc_core.measurement.city_reports import CityReports
 from ueloc_core.measurement.map_error import load_map_error
@@ -250,7 +254,8 @@ class RefinedPart:
     def params(self) -> dict[str, Any]:
         """How points are refined, and the number of test reports."""
         tested = _tested(self.city, self.name, self.variant.features)
-        return tested | {"refinement": self.variant.refinement}
+        rule = {"rule": RULE_VERSION} if self.learns else {}
+        return tested | {"refinement": self.variant.refinement} | rule
 
     def compute(self, work: Work, out: Path) -> dict[str, Any]:
         """As `Part` says."""

@@ -30,6 +30,9 @@ from ueloc_core.json_files import load_fields, save_fields
 
 Array = NDArray[np.float64]
 
+RULE_VERSION = "2"
+"""Of how a rule is chosen."""
+
 TEMPERATURES = (0.0, 0.1, 0.3, 0.6, 1.0)
 WORSE_M = 1.0
 """A fix counts as helped or hurt where its error changes by more than this [m]."""
@@ -302,6 +305,7 @@ def _told(found: RefinementOutcome) -> str:
 
 
 __all__ = [
+    "RULE_VERSION",
     "TEMPERATURES",
     "WIDEST_SHARE",
     "RefinedFixes",
